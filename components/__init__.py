@@ -1,0 +1,1 @@
+"""Computations. `pipelines/` puts them in order; nothing here reads `dvc.yaml`."""

@@ -1,0 +1,171 @@
+"""Typed hand-offs between stages, and how they reach the disk: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.errors import UserError
+
+
+class Record(BaseModel):
+    """A JSON file that one stage writes and others read. The same content gives the same bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def write(self, path: Path) -> None:
+        write_bytes(path, (self.model_dump_json(indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises `UserError` when the file is missing or not what the stage before writes."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; `dvc repro` makes it, `dvc pull` fetches it") from None
+        except ValidationError as error:
+            raise UserError(f"{path} is not a {cls.__name__} of this version of Kiln: {error}; run `dvc repro`") from None
+
+
+class Shard(Record):
+    file: str
+    rows: int
+    sha256: str
+
+
+class Channels(Record):
+    """Mean and standard deviation per channel of the training split, in units of 0..255."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class Manifest(Record):
+    """What one split on disk holds. Images are `uint8 (N, H, W, C)`."""
+
+    format: int = 1
+    split: str
+    shape: tuple[int, int, int]
+    rows: int
+    classes: list[str]
+    class_counts: list[int]
+    channels: Channels | None = None
+    shards: list[Shard]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the split's content, shards included."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class Network(Record):
+    """Everything needed to build a model's module before its weights are loaded."""
+
+    architecture: str
+    width: int | None
+    shape: tuple[int, int, int]
+    classes: list[str]
+    channels: Channels
+
+
+class Epoch(Record):
+    """One row of `history.csv`. Losses are means per image in nats, `top1` shares of 1; exact over all ranks."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_top1: float
+
+
+class TrainResult(Record):
+    """`models/M/result.json`: what the weights beside it are (`sha256` is that file's), and what they came from."""
+
+    model: str
+    parameters: int
+    sha256: str
+    fingerprint: str
+    train_sha256: str
+    val_sha256: str
+    world_size: int
+    global_batch_size: int
+    device: str
+    precision: str
+    recipe: dict[str, Any]
+    seed: int
+    best: Epoch
+
+
+class Receipt(Record):
+    """`models/M/receipt.json`: proof of one version in the registry. `model_id` tells two registries apart."""
+
+    model: str
+    name: str
+    version: int
+    model_id: str
+    sha256: str
+
+
+class GateResult(Record):
+    gate: str
+    threshold: float
+    value: float
+    passed: bool
+
+
+class ModelVerdict(Record):
+    name: str
+    version: int
+    sha256: str
+    test_sha256: str
+    passed: bool
+    gates: list[GateResult]
+
+
+class Verdict(Record):
+    """`reports/verdict.json`: model -> whether its version met the gates on which test split."""
+
+    models: dict[str, ModelVerdict]
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes beside and renames, so that a reader finds the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of `out` if the block ends well, and leaves nothing if it does not.
+
+    What a killed process left of an earlier attempt is removed first.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        yield fresh
+        shutil.rmtree(out, ignore_errors=True)
+        fresh.replace(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Ray: where things run."""

@@ -1,0 +1,1 @@
+"""From raw images to batches: sources, splits, the on-disk format, augmentation."""

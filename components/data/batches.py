@@ -1,0 +1,95 @@
+"""The batch path: resident `uint8` images, one permutation per epoch, random crop and flip as a single gather.
+
+Every draw is made for the whole epoch at once from (seed, epoch) and looked up by the example's row, so that what an
+example looks like depends neither on the number of workers nor on the order in which they come to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.params import OnlineAugment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of one global batch: rows of the data set, and the loss weight of each (float, 0 for a filler)."""
+
+    rows: Tensor
+    weights: Tensor
+
+
+def epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
+    """An independent stream for each (seed, epoch, stream)."""
+    # A Mersenne Twister seeded with neighbouring numbers is well mixed by torch's initialisation.
+    return torch.Generator().manual_seed((seed << 24 | epoch) << 4 | stream)
+
+
+def rank_batches(rows: int, global_batch: int, rank: int, world: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """This rank's share of each global batch of an epoch; together the ranks see every row exactly once.
+
+    The weights of one global batch sum to `world` over all ranks, so that the mean over ranks of each rank's weighted sum
+    of losses (what DDP computes of the gradients) is the mean over the batch, whatever the shares. The last batch may be
+    short; a rank without an example in it computes on a filler of weight 0, for the collectives need every rank.
+    """
+    order = torch.randperm(rows, generator=epoch_generator(seed, epoch, 0))
+    for chunk in order.split(global_batch):
+        share = chunk.tensor_split(world)[rank]
+        weight = world / len(chunk)
+        if len(share):
+            yield Batch(share, torch.full((len(share),), weight))
+        else:
+            yield Batch(chunk[:1], torch.zeros(1))
+
+
+class Augmenter:
+    """On-line augmentation of a resident data set: `uint8 (N, H, W, C)` to batches of the same shape.
+
+    Crops read zeros beyond the border, as torchvision's RandomCrop does; an erased square is filled with `fill`
+    (the channel means, hence zero after normalisation) and may lie partly outside (Cutout, arXiv:1708.04552).
+    """
+
+    def __init__(self, pixels: Tensor, settings: OnlineAugment, fill: Tensor) -> None:
+        self.settings, self.fill = settings, fill
+        pad = settings.crop_padding
+        self.size = pixels.shape[1:3]
+        self.pixels = torch.nn.functional.pad(pixels, (0, 0, pad, pad, pad, pad)) if pad else pixels
+
+    def begin(self, seed: int, epoch: int) -> None:
+        """Draws the epoch's parameters for every row."""
+        n, s = len(self.pixels), self.settings
+        height, width = self.size
+        generator = epoch_generator(seed, epoch, 1)
+
+        def whole(stop: int) -> Tensor:
+            return torch.randint(stop, (n,), generator=generator)
+
+        self.top, self.left = whole(2 * s.crop_padding + 1), whole(2 * s.crop_padding + 1)
+        self.flip = torch.rand(n, generator=generator) < s.flip
+        self.erase_y, self.erase_x = whole(height), whole(width)
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """The rows as this epoch shows them. Shape `(B, H, W, C)`, on the data set's device."""
+        s, device = self.settings, self.pixels.device
+        height, width = self.size
+        if not (s.crop_padding or s.flip or s.erase):
+            return self.pixels[rows.to(device)]
+        x = torch.arange(width).expand(len(rows), width)
+        x = torch.where(self.flip[rows, None], width - 1 - x, x)
+        ys, xs = torch.arange(height) + self.top[rows, None], x + self.left[rows, None]
+        images = self.pixels[rows.to(device)[:, None, None], ys.to(device)[:, :, None], xs.to(device)[:, None, :]]
+        if s.erase:
+            inside_y = _covers(torch.arange(height), self.erase_y[rows], s.erase)
+            inside_x = _covers(torch.arange(width), self.erase_x[rows], s.erase)
+            mask = (inside_y[:, :, None] & inside_x[:, None, :]).to(device)
+            images = torch.where(mask[..., None], self.fill, images)
+        return images
+
+
+def _covers(positions: Tensor, centres: Tensor, side: int) -> Tensor:
+    start = centres[:, None] - side // 2
+    return (positions >= start) & (positions < start + side)

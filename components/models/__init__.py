@@ -1,0 +1,29 @@
+"""The table of architectures, and the module that is trained, exported and served.
+
+To add one: write its builder, name it below and in `components.params.Architecture`, give it an entry in `params.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from components.artifacts import Network
+from components.models import cnn, resnet
+from components.models.classifier import Classifier
+
+# Builders take the number of input channels, of classes, and the width of the first stage (None: the architecture's own).
+BUILDERS: dict[str, Callable[[int, int, int | None], nn.Module]] = {
+    "cnn": cnn.build,
+    "resnet20": resnet.build_resnet20,
+    "resnet18": resnet.build_torchvision("resnet18"),
+    "resnet34": resnet.build_torchvision("resnet34"),
+    "resnet50": resnet.build_torchvision("resnet50"),
+}
+
+
+def build(network: Network) -> Classifier:
+    """The module that `network` describes, freshly initialised from torch's global random state."""
+    inner = BUILDERS[network.architecture](network.shape[2], len(network.classes), network.width)
+    return Classifier(inner, network.channels.mean, network.channels.std)

@@ -1,0 +1,322 @@
+"""The typed schema of `params.yaml`: every value that someone may tune, with its unit and its bounds.
+
+Keys that the file leaves out take the defaults below. Anything misspelt, of a wrong type or out of bounds is
+reported at once, all of it together, before any work starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from components.errors import UserError
+
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true/false")
+    return value
+
+
+# PyYAML reads `1e-3` as a string, so real numbers are taken from strings too; whole numbers and booleans never are.
+Whole = Annotated[int, Field(strict=True)]
+Real = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+# Names become paths, stage names and tags.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Architecture = Literal["cnn", "resnet20", "resnet18", "resnet34", "resnet50"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class IdxSource(Section):
+    """The MNIST family's four files, plain or gzipped."""
+
+    kind: Literal["idx"]
+    """`idx`: the format of MNIST and its kin."""
+    path: Annotated[str, StringConstraints(min_length=1)]
+    """Folder with the four files, relative to the repository; `dvc.yaml` takes its dependency from here."""
+
+
+class Preprocess(Section):
+    source: IdxSource
+    """Where the raw images are."""
+    image_size: Annotated[Whole, Field(ge=8, le=1024)] | None = None
+    """Height and width in pixels after resizing; null keeps the source's size."""
+    val_fraction: Annotated[Real, Field(gt=0, lt=1)] = 0.1
+    """Share of the official training images held out for validation, stratified by class."""
+    shard_mb: Annotated[Whole, Field(ge=1, le=256)] = 32
+    """Decoded megabytes per shard."""
+
+
+class HorizontalFlip(Section):
+    name: Literal["horizontal_flip"]
+    p: Share = 0.5
+    """Probability."""
+
+
+class VerticalFlip(Section):
+    name: Literal["vertical_flip"]
+    p: Share = 0.5
+    """Probability."""
+
+
+class Crop(Section):
+    name: Literal["crop"]
+    padding: Annotated[Whole, Field(ge=1, le=64)]
+    """Zero pixels added on each side before a window of the original size is cut out."""
+
+
+class Shift(Section):
+    name: Literal["shift"]
+    fraction: Annotated[Real, Field(gt=0, lt=1)]
+    """Largest move in either direction, as a share of the side."""
+
+
+class Rotation(Section):
+    name: Literal["rotation"]
+    degrees: Annotated[Real, Field(gt=0, le=180)]
+    """Largest angle in either direction."""
+
+
+class Erasing(Section):
+    name: Literal["erasing"]
+    p: Share = 0.5
+    """Probability."""
+    scale: tuple[Share, Share] = (0.02, 0.2)
+    """Smallest and largest erased share of the area (arXiv:1708.04896)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Erasing:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}; it goes from small to large, both above 0")
+        return self
+
+
+Operation = Annotated[HorizontalFlip | VerticalFlip | Crop | Shift | Rotation | Erasing, Field(discriminator="name")]
+
+
+class Augment(Section):
+    copies: Annotated[Whole, Field(ge=0, le=100)] = 0
+    """Augmented copies of each training image, beside the original."""
+    balance: Flag = False
+    """Give smaller classes more copies, until each has as many images as the largest."""
+    policy: list[Operation] = []
+    """What happens to a copy, in this order."""
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Augment:
+        if (self.copies or self.balance) and not self.policy:
+            raise ValueError("policy is empty, so that copies would be duplicates; name an operation or set copies: 0")
+        return self
+
+
+class OnlineAugment(Section):
+    """Drawn anew for each image and epoch, on the worker."""
+
+    flip: Share = 0.0
+    """Probability of a horizontal flip."""
+    crop_padding: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """Zero pixels on each side for a random crop; 0 switches it off."""
+    erase: Annotated[Whole, Field(ge=0, le=512)] = 0
+    """Side in pixels of one square set to the channel mean (Cutout, arXiv:1708.04552); 0 switches it off."""
+
+
+class Recipe(Section):
+    """One entry of `train.models`: an architecture and how it is trained."""
+
+    architecture: Architecture
+    """Which network. Several entries may share one."""
+    width: Annotated[Whole, Field(ge=4, le=1024)] | None = None
+    """Channels of the first stage (`cnn`, `resnet20`); null takes the architecture's own."""
+    epochs: Annotated[Whole, Field(ge=1, le=10_000)]
+    """Passes over the augmented training split."""
+    learning_rate: Annotated[Real, Field(gt=0)]
+    """Peak rate of SGD, for `global_batch_size`."""
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
+    """Nesterov momentum; 0 is plain SGD."""
+    weight_decay: Annotated[Real, Field(ge=0)] = 5e-4
+    """L2 penalty, on weights of two or more dimensions only."""
+    warmup_epochs: Annotated[Real, Field(ge=0)] = 1.0
+    """Epochs of linear warm-up to the peak; a cosine takes it to zero afterwards (arXiv:1608.03983)."""
+    label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Probability mass spread over all classes (arXiv:1512.00567)."""
+    global_batch_size: Annotated[Whole, Field(ge=1)] | None = None
+    """Overrides `train.global_batch_size` for this entry."""
+    augment: OnlineAugment = OnlineAugment()
+    """On-line augmentation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}, longer than epochs ({self.epochs})")
+        if self.width is not None and self.architecture not in ("cnn", "resnet20"):
+            raise ValueError(f"width cannot be chosen for {self.architecture}; leave it out")
+        return self
+
+
+class Train(Section):
+    num_workers: Annotated[Whole, Field(ge=1, le=4096)] = 2
+    """Data-parallel processes."""
+    cpus_per_worker: Annotated[Whole, Field(ge=1, le=512)] = 1
+    """CPU cores, and so threads, of each worker."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto`: one GPU per worker (nccl) where the cluster has enough of them, else CPU (gloo)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bfloat16 where a short probe finds it clearly faster and in agreement with fp32."""
+    global_batch_size: Annotated[Whole, Field(ge=1)] = 256
+    """Images that one step of the optimiser sees, over all workers; must divide by `num_workers`."""
+    max_failures: Annotated[Whole, Field(ge=0, le=100)] = 2
+    """How often the worker group is started again after a worker died."""
+    models: Annotated[dict[Name, Recipe], Field(min_length=1)]
+    """What is trained: a name and its recipe. Each is one stage `train@name`."""
+
+    def batch_size(self, model: str) -> int:
+        """Global batch size of one entry of `models`."""
+        return self.models[model].global_batch_size or self.global_batch_size
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Train:
+        wrong: dict[str, list[str]] = {}
+        for name in self.models:
+            batch = self.batch_size(name)
+            if batch % self.num_workers:
+                below = batch // self.num_workers * self.num_workers
+                near = " or ".join(str(n) for n in (below, below + self.num_workers) if n)
+                wrong.setdefault(
+                    f"global_batch_size is {batch}, which num_workers ({self.num_workers}) does not "
+                    f"divide; the nearest that it does: {near}",
+                    [],
+                ).append(name)
+        if wrong:
+            raise ValueError("; ".join(f"{text} (for {', '.join(names)})" for text, names in wrong.items()))
+        return self
+
+
+class Register(Section):
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$")]
+    """Registered model: one per task, of which each trained model is a version."""
+
+
+class Gates(Section):
+    """Floors and ceilings on the test split that a version must meet to be promoted; null switches one off."""
+
+    min_top1: Share | None = None
+    """Least share of images whose most probable class is right."""
+    min_class_recall: Share | None = None
+    """Least recall of the worst class."""
+    max_ece: Share | None = None
+    """Largest expected calibration error (15 equal bins, arXiv:1706.04599)."""
+
+
+class Evaluate(Section):
+    num_workers: Annotated[Whole, Field(ge=1, le=4096)] = 1
+    """Processes that share the test split; the metrics do not depend on it."""
+    batch_size: Annotated[Whole, Field(ge=2, le=65_536)] = 500
+    """Images per forward pass."""
+    top_k: Annotated[Whole, Field(ge=2)] = 5
+    """k of the top-k accuracy."""
+    gates: Gates = Gates()
+    """What a version must meet."""
+
+
+class Promote(Section):
+    alias: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = "champion"
+    """The alias that `promote` moves."""
+
+
+class Params(Section):
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    """Root of every random stream."""
+    preprocess: Preprocess
+    augment: Augment = Augment()
+    train: Train
+    register_: Annotated[Register, Field(alias="register")]
+    evaluate: Evaluate = Evaluate()
+    promote: Promote = Promote()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key written twice, which PyYAML would settle silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise UserError(f"params.yaml line {key_node.start_mark.line + 1}: the key {key!r} stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Reads and checks a parameter file.
+
+    Raises:
+        UserError: the file is missing or not YAML, or values are wrong: all of them in one message, each with its path.
+    """
+    try:
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a mapping is needed, found {type(data).__name__}")
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        lines = [f"  {line}" for line in _describe(error)]
+        raise UserError("\n".join([f"{path}: {len(lines)} error{'s' * (len(lines) > 1)}", *lines])) from None
+
+
+def _describe(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        where, known = _locate(item["loc"])
+        message, given = item["msg"].removeprefix("Value error, "), item["input"]
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            message = f"no such key; {f'did you mean {near[0]}? ' if near else ''}known: {', '.join(known)}"
+        elif item["type"] == "missing":
+            message = "missing"
+        elif item["type"] == "literal_error":
+            message = f"found {given!r}; known: {item['ctx']['expected'].replace(' or ', ', ')}"
+        elif item["type"] == "union_tag_invalid":
+            message = f"found {item['ctx']['tag']!r}; known: {item['ctx']['expected_tags']}"
+        elif item["type"] != "value_error":
+            message = f"{message[:1].lower()}{message[1:]} (found {given!r})"
+        lines.append(f"{where}: {message}")
+    return lines
+
+
+def _locate(loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """The dotted path of an error, without the tags that pydantic puts in for a union's member, and the keys known there."""
+    kind: Any = Params
+    path, known = [], []
+    for part in loc:
+        while get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        tagged = [member for member in get_args(kind) if part in _tags(member)]
+        if tagged:
+            kind = tagged[0]
+            continue
+        path.append(str(part))
+        if isinstance(kind, type) and issubclass(kind, Section):
+            fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+            known, kind = list(fields), fields.get(str(part))
+        elif get_origin(kind) in (dict, list):
+            kind = get_args(kind)[-1]
+    return ".".join(path) or "the file", known
+
+
+def _tags(member: Any) -> tuple[str, ...]:
+    field = getattr(member, "model_fields", {}).get("name")
+    return get_args(field.annotation) if field else ()

@@ -1,0 +1,95 @@
+"""Where something came from: first-party code, git, libraries, hardware."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("components", "pipelines")
+LIBRARIES = ("ray", "torch", "torchvision", "mlflow", "dvc", "numpy", "pandas", "pyarrow", "scikit-learn")
+
+
+@cache
+def first_party(module: str) -> frozenset[Path]:
+    """The files that importing `module` can run, itself included: its first-party imports, their imports, and the
+    packages around them, wherever in a file the import stands. Relative to the repository's root."""
+    found: set[Path] = set()
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        path = _file(name)
+        if path is None or path in found:
+            continue
+        found.add(path)
+        pending.extend(".".join(name.split(".")[:n]) for n in range(1, name.count(".") + 1))
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                pending.extend(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                pending.append(node.module)
+                pending.extend(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
+
+
+def _file(module: str) -> Path | None:
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    base = Path(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if (ROOT / path).is_file():
+            return path
+    return None
+
+
+def fingerprint(module: str, facts: dict[str, Any]) -> str:
+    """Digest of what makes a stage's result: its code (`first_party`) and `facts` (parameters, digests of data)."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for path in sorted(first_party(module)):
+        digest.update(str(path).encode() + b"\0" + hashlib.sha256((ROOT / path).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def git_state() -> dict[str, str]:
+    """Commit, and whether committed files differ from it (`dvc.lock` aside: the stages themselves write it)."""
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    return {"git.commit": commit or "unknown", "git.dirty": "unknown" if changed is None else str(bool(changed)).lower()}
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def environment() -> dict[str, str]:
+    """Versions of the libraries that matter, and the machine."""
+    facts = {f"version.{name}": metadata.version(name) for name in LIBRARIES}
+    return facts | {
+        "version.python": platform.python_version(),
+        "machine.platform": platform.platform(),
+        "machine.cpu": cpu_model(),
+        "machine.cpus": str(os.cpu_count()),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's own name where Linux tells it, else what the platform says."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

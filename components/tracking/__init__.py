@@ -1,0 +1,1 @@
+"""MLflow: runs and the registry. The only home of `mlflow`."""

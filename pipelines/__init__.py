@@ -1,0 +1,1 @@
+"""The order of computations: one module is one DVC stage or one human command."""

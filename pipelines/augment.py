@@ -1,0 +1,48 @@
+"""Prepared training split -> data/augmented: the images and their copies, a preview, class counts. (stage)"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from components.artifacts import staged
+from components.console import Meter, launch, say
+from components.data.augmentation import augment
+from components.data.preview import preview
+from components.data.shards import read_split, write_split
+from components.params import load_params
+
+
+def run(train: Path, out: Path) -> None:
+    """Writes `train`, `preview.png` and `class_counts.csv` below `out`; the statistics stay those of the originals."""
+    params = load_params()
+    images, manifest = read_split(train)
+    with Meter("augment") as meter:
+        augmented = augment(images, params.augment, params.seed, meter.count)
+    with staged(out) as folder:
+        written = write_split(
+            folder / "train", "train", augmented, manifest.classes, params.preprocess.shard_mb, manifest.channels
+        )
+        preview(images, manifest.classes, params.augment, params.seed, folder / "preview.png")
+        counts = pd.DataFrame({"class": manifest.classes, "original": manifest.class_counts, "augmented": written.class_counts})
+        counts.to_csv(folder / "class_counts.csv", index=False)
+    spread = np.array(written.class_counts)
+    say(
+        f"augment: {manifest.rows:,} images became {written.rows:,}, {spread.min():,} to {spread.max():,} per class; "
+        f"see {out / 'preview.png'}"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", type=Path, required=True, help="the prepared training split")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the augmented split")
+    args = parser.parse_args(argv)
+    run(args.train, args.out)
+
+
+if __name__ == "__main__":
+    launch(main)

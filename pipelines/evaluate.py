@@ -1,0 +1,153 @@
+"""Receipts + test split -> metrics, gates, verdict, plots, and validation_status on each version. (stage)"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from components.artifacts import ModelVerdict, Receipt, Verdict, staged, write_bytes
+from components.cluster.spread import spread
+from components.console import Meter, launch, say
+from components.data.images import Images
+from components.data.shards import read_split
+from components.errors import UserError
+from components.evaluation.gates import judge
+from components.evaluation.metrics import Metrics, compute, probabilities
+from components.evaluation.plots import report_figure
+from components.evaluation.predict import batch_starts, predict
+from components.params import Evaluate, load_params
+from components.tracking import registry, store
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One version on the test split. `probability` is `float64 (N, K)`."""
+
+    receipt: Receipt
+    classes: list[str]
+    probability: np.ndarray
+    metrics: Metrics
+    ms_per_image: float
+    verdict: ModelVerdict
+
+
+def run(models: Path, test: Path, out: Path) -> None:
+    """Evaluates the version that each receipt below `models` names, once, and writes the reports to `out`.
+
+    Failed gates are a result, not an error: the verdict says so, and `promote` refuses the version.
+    """
+    params = load_params()
+    receipts = [Receipt.read(models / model / "receipt.json") for model in params.train.models]
+    images, manifest = read_split(test)
+    client = store.connect()
+    evaluations = {}
+    for receipt in receipts:
+        done = _evaluate(receipt, images, manifest.classes, manifest.sha256, params.evaluate)
+        evaluations[receipt.model] = done
+        say(
+            f"evaluate: {receipt.model} (version {receipt.version}): top-1 {done.metrics.scalars['top1']:.2%}, "
+            f"ECE {done.metrics.scalars['ece']:.3f}, {done.ms_per_image:.2f} ms per image: "
+            + (
+                "passed"
+                if done.verdict.passed
+                else "FAILED "
+                + ", ".join(f"{g.gate} {g.threshold:g} (is {g.value:.4f})" for g in done.verdict.gates if not g.passed)
+            )
+        )
+    with staged(out) as folder:
+        _write(folder, evaluations, images)
+        # The registry before the outs: if this is interrupted, DVC runs the stage again, and repeating it changes nothing.
+        for done in evaluations.values():
+            registry.record_verdict(
+                client, done.receipt, done.verdict, done.metrics.scalars | {"ms_per_image": done.ms_per_image}
+            )
+
+
+def _evaluate(receipt: Receipt, images: Images, classes: list[str], test_sha256: str, settings: Evaluate) -> Evaluation:
+    loaded = registry.load(receipt)
+    if (loaded.network.classes, loaded.network.shape) != (classes, images.pixels.shape[1:]):
+        raise UserError(
+            f"{receipt.name} version {receipt.version} was trained for {len(loaded.network.classes)} classes and "
+            f"images {loaded.network.shape}, the test split has {len(classes)} and {images.pixels.shape[1:]}"
+        )
+    starts = batch_starts(len(images), settings.batch_size)
+    if settings.num_workers == 1:
+        with Meter(f"evaluate: {receipt.model}") as meter:
+            parts = [(starts, _predict(starts, loaded.module, images.pixels, settings.batch_size, meter.count))]
+    else:
+        parts = spread(_predict_part, starts, settings.num_workers, receipt, images.pixels, settings.batch_size)
+    batches = {start: logits for part, (many, _) in parts for start, logits in zip(part, many, strict=True)}
+    probability = probabilities(np.concatenate([batches[start] for start in starts]))
+    metrics = compute(probability, images.labels, settings.top_k)
+    gates = judge(settings.gates, metrics.scalars)
+    verdict = ModelVerdict(
+        name=receipt.name,
+        version=receipt.version,
+        sha256=receipt.sha256,
+        test_sha256=test_sha256,
+        passed=all(gate.passed for gate in gates),
+        gates=gates,
+    )
+    seconds = sum(spent for _, (_, spent) in parts)
+    return Evaluation(receipt, classes, probability, metrics, 1000 * seconds / len(images), verdict)
+
+
+def _predict(starts: list[int], module: Any, pixels: np.ndarray, batch_size: int, advance: Any = lambda *_: None) -> Any:
+    torch.set_num_threads(1)  # as many as each of several workers has, so that the sums are the same
+    return predict(module, pixels, batch_size, starts, advance)
+
+
+def _predict_part(starts: list[int], receipt: Receipt, pixels: np.ndarray, batch_size: int) -> Any:
+    """What a Ray task runs: it takes the version from the registry itself."""
+    store.connect()
+    return _predict(starts, registry.load(receipt).module, pixels, batch_size)
+
+
+def _write(folder: Path, evaluations: dict[str, Evaluation], images: Images) -> None:
+    scalars = {model: done.metrics.scalars for model, done in evaluations.items()}
+    write_bytes(folder / "metrics.json", (json.dumps(scalars, indent=2) + "\n").encode())
+    Verdict(models={model: done.verdict for model, done in evaluations.items()}).write(folder / "verdict.json")
+    (folder / "confusion").mkdir()
+    (folder / "figures").mkdir()
+    rows = []
+    for model, done in evaluations.items():
+        names = np.array(done.classes)
+        predicted = done.probability.argmax(axis=1)
+        pd.DataFrame({"actual": names[images.labels], "predicted": names[predicted]}).to_csv(
+            folder / "confusion" / f"{model}.csv", index=False
+        )
+        report_figure(
+            f"{model}: top-1 {done.metrics.scalars['top1']:.2%} on {len(images):,} test images",
+            done.classes,
+            done.metrics,
+            done.probability,
+            images,
+            folder / "figures" / f"{model}.png",
+        )
+        m = done.metrics
+        rows.append(
+            pd.DataFrame(
+                {"model": model, "class": names, "precision": m.precision, "recall": m.recall, "f1": m.f1, "support": m.support}
+            )
+        )
+    pd.concat(rows).to_csv(folder / "per_class.csv", index=False)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True, help="folder with a folder per model, each with its receipt")
+    parser.add_argument("--test", type=Path, required=True, help="the test split")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the reports")
+    args = parser.parse_args(argv)
+    run(args.models, args.test, args.out)
+
+
+if __name__ == "__main__":
+    launch(main)
