@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro check test lint ui lock docs clean
+.PHONY: help setup repro check test ui lock docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,19 +31,21 @@ lock: ## resolve pyproject.toml into requirements.lock (any platform, hashes, no
 	$(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"
 
 repro: $(READY) ## raw images to validated, registered models, then the closing table
-	@python -m pipelines.status --forget-foreign
+	@python -m pipelines.preflight
 	dvc repro
 	@python -m pipelines.status
 
-test: check ## everything: make check, then the tests with real Ray, MLflow and DVC
+test: check ## everything: check, then the tests with real Ray, MLflow and DVC
 	pytest -q tests/integration
 
-check: $(READY) ## lint, types, architecture and unit tests
+check: $(READY) ## lint, types, import rules, unit tests
 	ruff check .
 	ruff format --check --quiet .
 	mypy
-	lint-imports
 	pytest -q tests/unit tests/architecture
 
 ui: $(READY) ## MLflow's pages on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+
+docs: $(READY) ## write the README's reference of params.yaml from its schema
+	python -m components.reference

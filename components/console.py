@@ -15,7 +15,8 @@ from rich.table import Table
 
 from components.errors import UserError
 
-out = Console(highlight=False, soft_wrap=True)
+# Where nobody looks at a window, tables need not be squeezed into 80 columns.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 _SPARSE_S = 10.0
 

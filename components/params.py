@@ -165,8 +165,8 @@ class Recipe(Section):
 class Train(Section):
     num_workers: Annotated[Whole, Field(ge=1, le=4096)] = 2
     """Data-parallel processes."""
-    cpus_per_worker: Annotated[Whole, Field(ge=1, le=512)] = 1
-    """CPU cores, and so threads, of each worker."""
+    cpus_per_worker: Annotated[Real, Field(gt=0, le=512)] = 1
+    """CPU cores, and so threads, of each worker; below 1, several workers share a core (a thread each)."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: one GPU per worker (nccl) where the cluster has enough of them, else CPU (gloo)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -218,7 +218,7 @@ class Gates(Section):
 
 class Evaluate(Section):
     num_workers: Annotated[Whole, Field(ge=1, le=4096)] = 1
-    """Processes that share the test split; the metrics do not depend on it."""
+    """Processes that share the test split, in turns if they are more than the cores; the metrics do not depend on it."""
     batch_size: Annotated[Whole, Field(ge=2, le=65_536)] = 500
     """Images per forward pass."""
     top_k: Annotated[Whole, Field(ge=2)] = 5

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from components.artifacts import Receipt, Verdict
+from components.artifacts import Verdict
 from components.console import launch, say, table
 from components.params import load_params
 from components.tracking import registry, store
@@ -38,7 +38,7 @@ def run(reports: Path) -> None:
         )
     table(
         f"{name} on the test split",
-        ["model", "top-1", "macro F1", "worst class", "ECE", "version", "validation", "alias"],
+        ["model", "top-1", "macro F1", "worst class", "ECE", "version", "gates", "alias"],
         rows,
     )
     best = max((v for v in verdict.models if verdict.models[v].passed), key=lambda v: metrics[v]["top1"], default=None)
@@ -47,31 +47,10 @@ def run(reports: Path) -> None:
         say(f'next: python -m pipelines.promote --version {verdict.models[best].version} --reason "..."')
 
 
-def forget(models: Path) -> None:
-    """Removes receipts that this registry knows nothing of, so that `dvc repro` registers again.
-
-    DVC sees that a receipt is there; only the registry knows whether it still holds true: the store may have been emptied,
-    or `MLFLOW_TRACKING_URI` may point elsewhere now.
-    """
-    client = store.connect()
-    for path in sorted(models.glob("*/receipt.json")):
-        receipt = Receipt.read(path)
-        known = {row["version"]: row for row in registry.overview(client, receipt.name)}
-        if known.get(str(receipt.version), {}).get("model_id") != receipt.model_id:
-            path.unlink()
-            say(f"status: {path} names version {receipt.version}, unknown to {store.uri()}; it will be registered there")
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reports", type=Path, default=Path("reports"))
-    parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--forget-foreign", action="store_true", help="remove receipts of another or an emptied registry")
-    args = parser.parse_args(argv)
-    if args.forget_foreign:
-        forget(args.models)
-    else:
-        run(args.reports)
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="folder with what evaluate wrote")
+    run(parser.parse_args(argv).reports)
 
 
 if __name__ == "__main__":

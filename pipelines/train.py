@@ -33,49 +33,52 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         UserError: before any work, for parameters, data, workers or a tracking server that do not fit.
     """
     params = load_params()
-    if model not in params.train.models:
-        raise UserError(f"--model {model}: not in train.models of params.yaml, which has {', '.join(params.train.models)}")
-    check_local(Request(params.train.num_workers, params.train.cpus_per_worker))
+    settings = params.train
+    if model not in settings.models:
+        raise UserError(f"--model {model}: not in train.models of params.yaml, which has {', '.join(settings.models)}")
+    request = Request(settings.num_workers, settings.cpus_per_worker)
+    check_local(request)
     data = {"training": (train, read_manifest(train)), "validation": (val, read_manifest(val))}
     network = describe(params, model, *(manifest for _, manifest in data.values()))
     client = store.connect()
+    facts: dict[str, Any] = {
+        "recipe": settings.models[model].model_dump(mode="json"),
+        "train": settings.model_dump(mode="json", exclude={"models", "max_failures"}),
+        "seed": params.seed,
+    }
+    digests = {name: manifest.sha256 for name, (_, manifest) in data.items()}
+    fingerprint = provenance.fingerprint("pipelines.train", facts | digests)
+    tags = {FINGERPRINT: fingerprint, **provenance.git_state(), **provenance.environment()}
+    inputs = {name: (str(path), digests[name]) for name, (path, _) in data.items()}
     with session() as where:
-        facts: dict[str, Any] = {
-            "recipe": params.train.models[model].model_dump(mode="json"),
-            "train": params.train.model_dump(mode="json", exclude={"models", "max_failures"}),
-            "seed": params.seed,
-        }
-        digests = {name: manifest.sha256 for name, (_, manifest) in data.items()}
-        fingerprint = provenance.fingerprint("pipelines.train", facts | digests)
-        device = device_for(Request(params.train.num_workers, params.train.cpus_per_worker), params.train.device)
+        device = device_for(request, settings.device)
         say(
-            f"train@{model}: {network.architecture} on {where}, {params.train.num_workers} workers ({device}), "
-            f"global batch {params.train.batch_size(model)}, fingerprint {fingerprint[:12]}"
+            f"train@{model}: {network.architecture} on {where}, {settings.num_workers} workers ({device}), "
+            f"global batch {settings.batch_size(model)}, fingerprint {fingerprint[:12]}"
         )
-        tags = {FINGERPRINT: fingerprint, **provenance.git_state(), **provenance.environment()}
-        inputs = {name: (str(path), digests[name]) for name, (path, _) in data.items()}
         with training_run(client, params.register_.name, model, facts, tags, inputs) as tracked:
             returned = _fit(params, model, network, train, val, device, fingerprint, tracked)
     if tracked.failure:
         say(f"train@{model}: warning: not all metrics reached {store.uri()}: {tracked.failure}")
-    write_bytes(out / "weights.safetensors", returned["weights"])
-    history = pd.DataFrame([row.model_dump() for row in returned["history"]])
-    write_bytes(out / "history.csv", history.to_csv(index=False).encode())
-    TrainResult(
+    result = TrainResult(
         model=model,
         parameters=returned["parameters"],
         sha256=hashlib.sha256(returned["weights"]).hexdigest(),
         fingerprint=fingerprint,
         train_sha256=digests["training"],
         val_sha256=digests["validation"],
-        world_size=params.train.num_workers,
-        global_batch_size=params.train.batch_size(model),
+        world_size=settings.num_workers,
+        global_batch_size=settings.batch_size(model),
         device=device,
         precision=returned["precision"],
         recipe=facts["recipe"],
         seed=params.seed,
         best=returned["best"],
-    ).write(out / "result.json")
+    )
+    write_bytes(out / "weights.safetensors", returned["weights"])
+    history = pd.DataFrame([row.model_dump() for row in returned["history"]])
+    write_bytes(out / "history.csv", history.to_csv(index=False).encode())
+    result.write(out / "result.json")
 
 
 def describe(params: Params, model: str, train: Manifest, val: Manifest) -> Network:
@@ -94,24 +97,14 @@ def describe(params: Params, model: str, train: Manifest, val: Manifest) -> Netw
 def _fit(
     params: Params, model: str, network: Network, train: Path, val: Path, device: str, fingerprint: str, tracked: TrainingRun
 ) -> dict[str, Any]:
-    from components.training.trainer import fit  # imports torch and Ray Train, after everything cheap has been checked
+    from components.training.trainer import fit  # imports Ray Train, after everything cheap has been checked
     from components.training.worker import Job
 
-    settings, memory = params.train, STATE / "precision.json"
-    situation = json.dumps(
-        [
-            network.model_dump(mode="json"),
-            params.train.batch_size(model),
-            settings.num_workers,
-            settings.cpus_per_worker,
-            device,
-            os.environ.get("RAY_ADDRESS") or provenance.cpu_model(),
-            provenance.environment()["version.torch"],
-        ]
-    )
-    precision = (
-        recall(memory, hashlib.sha256(situation.encode()).hexdigest()) if settings.precision == "auto" else settings.precision
-    )
+    settings = params.train
+    precision: str = settings.precision
+    memory, situation = STATE / "precision.json", _situation(params, model, network, device)
+    if precision == "auto":
+        precision = recall(memory, situation)
     job = Job(
         network=network,
         recipe=settings.models[model],
@@ -132,8 +125,20 @@ def _fit(
         tracked.epoch(row)  # whatever a lost event left out
     tracked.metrics({f"best_{key}": value for key, value in returned["best"].model_dump().items()})
     if settings.precision == "auto":
-        remember(memory, hashlib.sha256(situation.encode()).hexdigest(), returned["precision"])
+        remember(memory, situation, returned["precision"])
     return returned
+
+
+def _situation(params: Params, model: str, network: Network, device: str) -> str:
+    """Digest of what the probe's choice may depend on: the network, its batches, the machine, torch."""
+    settings = params.train
+    facts = [
+        network.model_dump(mode="json"),
+        [settings.batch_size(model), settings.num_workers, settings.cpus_per_worker, device],
+        os.environ.get("RAY_ADDRESS") or provenance.cpu_model(),
+        provenance.environment()["version.torch"],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 class Follower(Meter):

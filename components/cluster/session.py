@@ -29,7 +29,7 @@ class Request:
     """What a stage wants: `workers` processes of `cpus` cores and `gpus` devices each."""
 
     workers: int
-    cpus: int
+    cpus: float
     gpus: int = 0
 
 
@@ -103,14 +103,14 @@ def _fitting(request: Request, nodes: Mapping[str, tuple[int, int | None]]) -> i
 
 
 def _on_node(request: Request, cpus: int, gpus: int | None) -> int:
-    fits = cpus // request.cpus
+    fits = int(cpus / request.cpus + 1e-9)
     return fits if not request.gpus or gpus is None else min(fits, gpus // request.gpus)
 
 
 def _refuse_misfit(request: Request, nodes: Mapping[str, tuple[int, int | None]]) -> None:
     fits = _fitting(request, nodes)
     if fits < request.workers:
-        each = f"{request.cpus} CPU" + (f" and {request.gpus} GPU" if request.gpus else "")
+        each = f"{request.cpus:g} CPU" + (f" and {request.gpus} GPU" if request.gpus else "")
         where = "; ".join(
             f"{name} has {cpus} CPU{'' if gpus is None else f' and {gpus} GPU'}, room for {_on_node(request, cpus, gpus)}"
             for name, (cpus, gpus) in nodes.items()

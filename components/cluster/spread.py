@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from components.cluster.session import Request, check_local, device_for, session
+from components.cluster.session import session
 
 
-def spread(function: Callable[..., Any], items: list[int], workers: int, *shared: Any) -> list[tuple[list[int], Any]]:
-    """Calls `function(part, *shared)` in `workers` tasks of one core each, item n in part n mod `workers`.
+def spread(function: Callable[..., Any], items: list[int], parts: int, *shared: Any) -> list[tuple[list[int], Any]]:
+    """Calls `function(part, *shared)` in `parts` tasks of one core each, item n in part n mod `parts`.
 
-    `shared` values are shipped once per node. Returns each part with its result.
-
-    Raises:
-        UserError: the workers do not fit the cluster.
+    Tasks beyond the cores there are wait their turn. `shared` values are shipped once per node. Returns each part with
+    its result.
     """
-    request = Request(workers, cpus=1)
-    check_local(request)
     with session():
         import ray
 
-        device_for(request, "cpu")
         task = ray.remote(num_cpus=1, max_retries=2)(function)
         placed = [ray.put(value) for value in shared]
-        parts = [items[n::workers] for n in range(workers)]
-        return list(zip(parts, ray.get([task.remote(part, *placed) for part in parts]), strict=True))
+        dealt = [items[n::parts] for n in range(parts)]
+        return list(zip(dealt, ray.get([task.remote(part, *placed) for part in dealt]), strict=True))

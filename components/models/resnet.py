@@ -22,15 +22,15 @@ class Block(nn.Module):
         self.stride, self.extra = stride, outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
         if self.stride != 1 or self.extra:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
-        return F.relu(y + x)
+        return F.relu(y + x, inplace=True)
 
 
 def build_resnet20(channels: int, classes: int, width: int | None) -> nn.Module:
-    """20 weighted layers in three stages of three blocks; 272,474 parameters at width 16, three channels, ten classes.
+    """20 weighted layers in three stages of three blocks; 269,722 parameters at width 16, three channels, ten classes.
 
     Maps `float (N, channels, H, W)` to logits `(N, classes)`.
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import torch
 import yaml
@@ -73,6 +74,8 @@ def create(
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
+    # MLflow files the model under the experiment that is set, whatever the run's is.
+    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     # Two images, for a batch of one would be exported as a constant.
     example = np.zeros((2, *network.shape), np.uint8)
     libraries = environment()

@@ -31,12 +31,11 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 _PROBE_S = 5
 
 
-def embedded() -> bool:
-    return not os.environ.get("MLFLOW_TRACKING_URI")
+EMBEDDED = f"sqlite:///{ROOT / 'mlflow.db'}"
 
 
 def uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or EMBEDDED
 
 
 def connect() -> MlflowClient:
@@ -74,7 +73,7 @@ def experiment(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            location = str(ROOT / "mlartifacts" / name) if embedded() else None
+            location = str(ROOT / "mlartifacts" / name) if uri() == EMBEDDED else None
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:  # somebody else was quicker
             found = client.get_experiment_by_name(name)

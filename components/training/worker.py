@@ -28,7 +28,7 @@ class Job:
     train_data: Path
     val_data: Path
     workers: int
-    cpus_per_worker: int
+    cpus_per_worker: float
     device: str
     global_batch: int
     seed: int
@@ -42,7 +42,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     job: Job = config["job"]
     events: Queue = config["events"]
-    torch.set_num_threads(job.cpus_per_worker)
+    torch.set_num_threads(max(1, int(job.cpus_per_worker)))
     device = ray.train.torch.get_device() if job.device == "gpu" else torch.device("cpu")
     try:
         train_images, _ = read_split(job.train_data)

@@ -1,0 +1,39 @@
+"""Checks before a run: parameters, room for the workers, the tracking store, receipts it does not know. (for a person)"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from components.artifacts import Receipt
+from components.cluster.session import Request, check_local
+from components.console import launch, say
+from components.params import load_params
+from components.tracking import registry, store
+
+
+def run(models: Path) -> None:
+    """Refuses at once what a stage would refuse later, and removes receipts that this registry knows nothing of.
+
+    DVC sees that a receipt is there; only the registry can tell whether it still holds true: the store may have been
+    emptied, or `MLFLOW_TRACKING_URI` may point elsewhere now. Without the receipt `dvc repro` registers again.
+    """
+    settings = load_params().train
+    check_local(Request(settings.num_workers, settings.cpus_per_worker))
+    client = store.connect()
+    for path in sorted(models.glob("*/receipt.json")):
+        receipt = Receipt.read(path)
+        known = {row["version"]: row for row in registry.overview(client, receipt.name)}
+        if known.get(str(receipt.version), {}).get("model_id") != receipt.model_id:
+            path.unlink()
+            say(f"preflight: {path} names version {receipt.version}, which {store.uri()} does not know; to be registered again")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder with a folder per model")
+    run(parser.parse_args(argv).models)
+
+
+if __name__ == "__main__":
+    launch(main)

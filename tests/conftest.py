@@ -1,0 +1,43 @@
+"""A scrubbed environment for every test, and small data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.data.images import Images
+
+_FOREIGN = ("MLFLOW_", "RAY_", "DVC_", "KILN_", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
+
+
+@pytest.fixture(autouse=True)
+def scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the caller's servers, clusters or settings."""
+    for key in list(os.environ):
+        if key.startswith(_FOREIGN) and not key.startswith("RAY_TRAIN") and key != "MLFLOW_ALLOW_PICKLE_DESERIALIZATION":
+            monkeypatch.delenv(key)
+
+
+def make_images(rows: int, classes: int = 3, size: int = 12, channels: int = 1, seed: int = 0, prefix: str = "train") -> Images:
+    """Noise around a bright band whose place tells the class: a small network learns it in a few steps."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(rows) % classes
+    pixels = random.integers(0, 80, (rows, size, size, channels), dtype=np.uint8)
+    band = size // classes
+    for row, label in enumerate(labels):
+        pixels[row, label * band : (label + 1) * band] += 120
+    return Images(pixels, labels.astype(np.int64), [f"{prefix}/{n}" for n in range(rows)])
+
+
+def write_idx(folder: Path, train: Images, test: Images) -> None:
+    """The four plain IDX files of a single-channel set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for images, prefix in ((train, "train"), (test, "t10k")):
+        pixels = images.pixels.squeeze(3)
+        header = bytes([0, 0, 8, 3]) + b"".join(int(n).to_bytes(4, "big") for n in pixels.shape)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = bytes([0, 0, 8, 1]) + len(images).to_bytes(4, "big")
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + images.labels.astype(np.uint8).tobytes())

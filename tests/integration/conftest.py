@@ -1,0 +1,134 @@
+"""A clone of Kiln with small data in it: its own git and DVC repository, its own embedded MLflow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.artifacts import Receipt
+from tests.conftest import make_images, write_idx
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("components", "pipelines", "dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+TEST_ROWS = 1103  # neither 2 nor 3 workers, nor their batches, divide it
+
+
+@dataclass
+class Clone:
+    """A working copy and the environment that its commands run in."""
+
+    path: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *command: str, check: bool = True, timeout: float = 280, **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command as a user would, without a terminal, its output in `stdout` (errors included)."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "KILN_", "GIT_"))}
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env={
+                **inherited,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "GIT_AUTHOR_NAME": "n", "GIT_AUTHOR_EMAIL": "n@localhost",
+                "GIT_COMMITTER_NAME": "n", "GIT_COMMITTER_EMAIL": "n@localhost",
+                **self.env, **env,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=timeout,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+        return done
+
+    def repro(self, *arguments: str, check: bool = True, **env: str) -> list[str]:
+        """`dvc repro`; returns the stages that it ran."""
+        shown = self.run("dvc", "repro", *arguments, check=check, **env).stdout
+        return [line.split("'")[1] for line in shown.splitlines() if line.startswith("Running stage")]
+
+    def stage(self, verb: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """One command, whatever comes of it."""
+        return self.run("python", "-m", f"pipelines.{verb}", *arguments, check=False, **env)
+
+    def params(self) -> dict[str, Any]:
+        values: dict[str, Any] = yaml.safe_load((self.path / "params.yaml").read_text())
+        return values
+
+    def change(self, key: str, value: Any) -> None:
+        """Sets one dotted key of params.yaml."""
+        values = self.params()
+        section = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+        (self.path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def receipt(self, model: str) -> Receipt:
+        return Receipt.read(self.path / "models" / model / "receipt.json")
+
+    def python(self, code: str) -> str:
+        """Runs a few lines in the clone; what they print."""
+        return self.run("python", "-c", code).stdout.strip()
+
+    def versions(self) -> dict[str, dict[str, str]]:
+        """version -> its tags, as the registry tells."""
+        code = (
+            "import json; from components.tracking import store; c = store.connect();"
+            "print(json.dumps({v.version: v.tags for v in c.search_model_versions()}))"
+        )
+        return yaml.safe_load(self.python(code).splitlines()[-1])  # type: ignore[no-any-return]
+
+    def bytes_of(self, *names: str) -> dict[str, bytes]:
+        return {name: (self.path / name).read_bytes() for name in names}
+
+
+def make_clone(path: Path) -> Clone:
+    """Kiln's code as it is here, small data, parameters to match, everything committed."""
+    path.mkdir(parents=True)
+    for name in CODE:
+        source = ROOT / name
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, path / name)
+    test = make_images(TEST_ROWS, seed=1, prefix="test")
+    test.labels[::20] = (test.labels[::20] + 1) % 3  # nobody gets everything right
+    write_idx(path / "data" / "raw" / "small", make_images(660), test)
+    clone = Clone(path)
+    values = clone.params()
+    values["preprocess"]["source"]["path"] = "data/raw/small"
+    values["train"]["precision"] = "fp32"
+    values["train"]["global_batch_size"] = 60
+    for recipe in values["train"]["models"].values():
+        recipe |= {"epochs": 2, "width": 8, "learning_rate": 0.1}
+    values["evaluate"] |= {"batch_size": 100, "gates": {"min_top1": 0.5, "min_class_recall": 0.1, "max_ece": 0.9}}
+    (path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    clone.run("git", "init", "-q", "-b", "main")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "small")
+    return clone
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which the whole pipeline ran once. Tests leave it as they found it: parameters, receipts and outs."""
+    clone = make_clone(tmp_path_factory.mktemp("kiln") / "clone")
+    ran = clone.repro()
+    assert ran == ["preprocess", "augment", "train@cnn", "register@cnn", "train@resnet", "register@resnet", "evaluate"] or (
+        set(ran) == {"preprocess", "augment", "train@cnn", "train@resnet", "register@cnn", "register@resnet", "evaluate"}
+    )
+    clone.run("git", "add", "dvc.lock")
+    clone.run("git", "commit", "-qm", "first run")
+    return clone

@@ -1,0 +1,108 @@
+"""What happens on the second day: a worker dies, a real server stands where the file was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.integration.conftest import Clone
+
+TRAIN = ("--train", "data/augmented/train", "--val", "data/prepared/val")
+
+
+def test_a_worker_that_is_killed_costs_time_and_nothing_else(clone: Clone, tmp_path: Path) -> None:
+    clone.change("train.models.cnn.epochs", 12)
+    try:
+        command = [sys.executable, "-u", "-m", "pipelines.train", "--model", "cnn", *TRAIN]
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
+        stage = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], cwd=clone.path, env=env, text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        assert stage.stdout is not None
+        lines, killed = [], False
+        for line in stage.stdout:
+            lines.append(line)
+            if "epoch 2/12" in line and not killed:
+                workers = [p for p in psutil.Process(stage.pid).children(recursive=True)
+                           if "RayTrainWorker" in " ".join(p.cmdline())]  # fmt: skip
+                assert len(workers) == 2
+                workers[1].send_signal(signal.SIGKILL)
+                killed = True
+        assert stage.wait() == 0, "".join(lines)
+        assert sum("epoch 1/12" in line for line in lines) == 2, "the group began again"
+        done = clone.stage("train", "--model", "cnn", *TRAIN, "--out", str(tmp_path / "whole"))
+        assert done.returncode == 0, done.stdout
+    finally:
+        clone.change("train.models.cnn.epochs", 2)
+    for name in ("weights.safetensors", "history.csv", "result.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    steps = clone.python(
+        "from components.tracking import store; c = store.connect(); e = c.get_experiment_by_name('fashion-mnist');"
+        "r = c.search_runs([e.experiment_id], \"params.`recipe.epochs` = '12'\");"
+        "print([[m.step for m in c.get_metric_history(x.info.run_id, 'val_top1')] for x in r])"
+    )
+    assert steps.splitlines()[-1] == str([list(range(1, 13))] * 2), "no epoch logged twice, none missing"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server that keeps the artifacts behind itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+         "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "artifacts")],
+        cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                if requests.get(f"{address}/health", timeout=1).ok:
+                    break
+            except requests.RequestException:
+                time.sleep(0.25)
+        else:
+            pytest.fail((tmp_path / "server.log").read_text())
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+def test_the_same_commands_on_a_real_tracking_server(clone: Clone, server: str, tmp_path: Path) -> None:
+    out = tmp_path / "models" / "cnn"
+    clone_models = clone.path / "models"
+    for command in (
+        ("train", "--model", "cnn", *TRAIN, "--out", str(out)),
+        ("register", "--model", "cnn", "--trained", str(out), "--out", str(out / "receipt.json")),
+        (
+            "register",
+            "--model",
+            "resnet",
+            "--trained",
+            str(clone_models / "resnet"),
+            "--out",
+            str(out.parent / "resnet/receipt.json"),
+        ),
+        ("evaluate", "--models", str(out.parent), "--test", "data/prepared/test", "--out", str(tmp_path / "reports")),
+        ("promote", "--version", "2", "--reason", "a server"),
+    ):
+        done = clone.stage(*command, MLFLOW_TRACKING_URI=server)
+        assert done.returncode == 0, done.stdout
+    assert (out / "weights.safetensors").read_bytes() == (clone_models / "cnn/weights.safetensors").read_bytes()
+    for name in ("metrics.json", "per_class.csv"):
+        assert (tmp_path / "reports" / name).read_bytes() == (clone.path / "reports" / name).read_bytes()
+    assert not (clone.path / "mlruns").exists()

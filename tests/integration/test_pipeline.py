@@ -1,0 +1,197 @@
+"""`dvc repro` as users live with it: what runs, what does not, what is the same, what ends up in the registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.integration.conftest import TEST_ROWS, Clone
+
+OUTS = [
+    *(
+        f"models/{model}/{name}"
+        for model in ("cnn", "resnet")
+        for name in ("weights.safetensors", "result.json", "history.csv")
+    ),
+    "reports/metrics.json",
+    "reports/verdict.json",
+    "reports/figures/cnn.png",
+]
+
+
+def test_a_second_run_runs_nothing_and_leaves_git_clean(clone: Clone) -> None:
+    assert clone.repro() == []
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert (clone.path / "mlartifacts/fashion-mnist").is_dir()
+    assert not (clone.path / "mlruns").exists()
+
+
+def test_reports_say_what_was_measured(clone: Clone) -> None:
+    metrics = json.loads((clone.path / "reports/metrics.json").read_text())
+    verdict = json.loads((clone.path / "reports/verdict.json").read_text())["models"]
+    assert list(metrics) == ["cnn", "resnet"]
+    for model, values in metrics.items():
+        assert {"top1", "top3", "macro_f1", "min_class_recall", "nll", "ece"} <= set(values)
+        confusion = pd.read_csv(clone.path / f"reports/confusion/{model}.csv", dtype=str)
+        assert len(confusion) == TEST_ROWS, "the test split, each image exactly once"
+        assert values["top1"] == pytest.approx((confusion["actual"] == confusion["predicted"]).mean())
+        assert verdict[model]["version"] == clone.receipt(model).version
+        assert {g["gate"] for g in verdict[model]["gates"]} == {"min_top1", "min_class_recall", "max_ece"}
+    assert metrics["cnn"]["top1"] > 0.9
+
+
+def test_the_registry_holds_one_validated_version_per_model(clone: Clone) -> None:
+    versions = clone.versions()
+    for model in ("cnn", "resnet"):
+        receipt = clone.receipt(model)
+        tags = versions[str(receipt.version)]
+        weights = (clone.path / f"models/{model}/weights.safetensors").read_bytes()
+        assert tags["kiln.sha256"] == receipt.sha256 == hashlib.sha256(weights).hexdigest()
+        assert tags["validation_status"] == "passed"
+        assert [t["kiln.model"] for t in versions.values() if t["kiln.sha256"] == receipt.sha256] == [model]
+
+
+def test_a_run_tells_what_went_in_and_what_came_out(clone: Clone) -> None:
+    told = json.loads(
+        clone.python(
+            "import json; from components.tracking import store; c = store.connect();"
+            "e = c.get_experiment_by_name('fashion-mnist');"
+            "r = c.search_runs([e.experiment_id], \"tags.`kiln.model` = 'cnn'\", order_by=['attributes.start_time ASC'])[0];"
+            "h = [m.step for m in c.get_metric_history(r.info.run_id, 'val_top1')];"
+            "print(json.dumps([r.info.status, r.data.params, r.data.metrics, r.data.tags, h,"
+            " [(i.tags[0].value, i.dataset.digest) for i in r.inputs.dataset_inputs]]))"
+        ).splitlines()[-1]
+    )
+    status, params, metrics, tags, steps, inputs = told
+    result = json.loads((clone.path / "models/cnn/result.json").read_text())
+    assert status == "FINISHED"
+    assert params["recipe.learning_rate"] == "0.1"
+    assert params["train.num_workers"] == "2"
+    assert steps == [1, 2], "each epoch once"
+    assert {"train_loss", "train_top1", "val_loss", "test_top1", "test_ms_per_image", "images_per_s"} <= set(metrics)
+    assert any(name.startswith("system/") for name in metrics)
+    assert len(tags["git.commit"]) == 40
+    assert tags["git.dirty"] == "false"
+    assert tags["version.ray"]
+    assert tags["kiln.fingerprint"] == result["fingerprint"]
+    assert dict(inputs) == {
+        "training": result["train_sha256"][:32],
+        "validation": result["val_sha256"][:32],
+    }
+
+
+def test_another_gate_evaluates_again_and_trains_nothing(clone: Clone) -> None:
+    clone.change("evaluate.gates.min_top1", 1.0)
+    assert clone.repro() == ["evaluate"]
+    receipt = clone.receipt("resnet")
+    assert clone.versions()[str(receipt.version)]["validation_status"] == "failed"
+    refused = clone.stage("promote", "--version", str(receipt.version), "--reason", "hope")
+    assert refused.returncode == 2
+    assert "failed its validation (min_top1 is 1, found 0.9" in refused.stdout
+    clone.change("evaluate.gates.min_top1", 0.5)
+    clone.repro()
+    assert clone.versions()[str(receipt.version)]["validation_status"] == "passed"
+
+
+def test_parameters_a_then_b_then_a_end_with_two_versions_of_the_changed_model(clone: Clone) -> None:
+    first, before = clone.receipt("cnn"), clone.bytes_of(*OUTS)
+    versions = clone.versions()
+    clone.change("train.models.cnn.learning_rate", 0.05)
+    assert clone.repro() == ["train@cnn", "register@cnn", "evaluate"]
+    second = clone.receipt("cnn")
+    assert second.sha256 != first.sha256
+    clone.change("train.models.cnn.learning_rate", 0.1)
+    assert "train@resnet" not in clone.repro()
+    assert clone.receipt("cnn") == first
+    assert clone.bytes_of(*OUTS) == before
+    assert len(clone.versions()) == len(versions) + 1
+    assert clone.versions()[str(second.version)]["validation_status"] == "passed"
+    assert clone.repro() == []
+
+
+def test_forced_from_the_start_everything_is_the_same_to_the_bit(clone: Clone) -> None:
+    lock, before, versions = (clone.path / "dvc.lock").read_bytes(), clone.bytes_of(*OUTS), clone.versions()
+    assert len(clone.repro("-f")) == 7
+    assert clone.bytes_of(*OUTS) == before
+    assert (clone.path / "dvc.lock").read_bytes() == lock
+    assert set(clone.versions()) == set(versions)
+
+
+def test_a_pulled_clone_with_an_empty_registry_registers_and_validates_without_training(clone: Clone, tmp_path: Path) -> None:
+    clone.run("dvc", "remote", "add", "-q", "--local", "-d", "store", str(tmp_path / "remote"))
+    clone.run("dvc", "push", "-q")
+    clone.run("git", "clone", "-q", str(clone.path), str(tmp_path / "fresh"))
+    fresh = Clone(tmp_path / "fresh")
+    fresh.run("dvc", "remote", "add", "-q", "--local", "-d", "store", str(tmp_path / "remote"))
+    fresh.run("dvc", "pull", "-q", "--allow-missing")
+    assert sorted(fresh.repro()) == ["evaluate", "register@cnn", "register@resnet"]
+    assert [tags["validation_status"] for tags in fresh.versions().values()] == ["passed", "passed"]
+    assert fresh.bytes_of("reports/metrics.json") == clone.bytes_of("reports/metrics.json")
+    assert fresh.repro() == []
+
+
+def test_an_emptied_registry_is_filled_again_by_what_make_repro_does(clone: Clone, tmp_path: Path) -> None:
+    elsewhere = f"sqlite:///{tmp_path / 'other.db'}"
+    told = clone.stage("evaluate", "--models", "models", "--test", "data/prepared/test", "--out", str(tmp_path / "r"),
+                       MLFLOW_TRACKING_URI=elsewhere)  # fmt: skip
+    assert told.returncode == 2
+    assert "is not in this registry; versions there: none; register it again" in told.stdout
+    assert not (tmp_path / "r").exists()
+    clone.stage("preflight")
+    assert clone.repro() == [], "receipts of the registry in use are kept"
+    shutil.copytree(clone.path / "models", tmp_path / "kept")
+    assert "to be registered again" in clone.stage("preflight", MLFLOW_TRACKING_URI=elsewhere).stdout
+    ran = clone.repro(MLFLOW_TRACKING_URI=elsewhere)
+    assert sorted(ran) == ["evaluate", "register@cnn", "register@resnet"]
+    clone.stage("preflight")
+    clone.repro()
+    for model in ("cnn", "resnet"):
+        assert (clone.path / f"models/{model}/receipt.json").read_bytes() == (
+            tmp_path / f"kept/{model}/receipt.json"
+        ).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_metrics_do_not_depend_on_the_number_of_evaluating_workers(clone: Clone, tmp_path: Path, workers: int) -> None:
+    clone.change("evaluate.num_workers", workers)
+    done = clone.stage("evaluate", "--models", "models", "--test", "data/prepared/test", "--out", str(tmp_path / "reports"))
+    clone.change("evaluate.num_workers", 1)
+    assert done.returncode == 0, done.stdout
+    for name in ("metrics.json", "confusion/cnn.csv", "figures/resnet.png"):
+        assert (tmp_path / "reports" / name).read_bytes() == (clone.path / "reports" / name).read_bytes()
+
+
+def test_dvc_plots_draws_curves_and_confusion(clone: Clone, tmp_path: Path) -> None:
+    clone.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    page = (tmp_path / "plots" / "index.html").read_text()
+    assert "vega" in page
+    for name in ("reports_confusion_cnn_csv", "models_cnn_history_csv", "models_resnet_history_csv"):
+        assert f"vegaEmbed('#{name}'" in page
+
+
+def test_the_closing_table_shows_both_models(clone: Clone) -> None:
+    shown = clone.stage("status").stdout
+    top1 = json.loads((clone.path / "reports/metrics.json").read_text())["cnn"]["top1"]
+    assert f"{top1:.2%}" in shown
+    assert shown.count("passed") == 2
+    assert "python -m pipelines.promote --version" in shown
+
+
+def test_promotion_moves_the_champion_to_a_version_that_passed(clone: Clone) -> None:
+    version = clone.receipt("resnet").version
+    assert clone.stage("promote", "--version", str(version), "--reason", " ").returncode == 2
+    assert clone.stage("promote", "--version", "99", "--reason", "x").stdout.startswith(
+        "error: fashion-mnist version 99 is not in this registry; versions there: 1, 2"
+    )
+    done = clone.stage("promote", "--version", str(version), "--reason", "the better one")
+    assert done.returncode == 0, done.stdout
+    who = (
+        "from components.tracking import store; print(store.connect().get_model_version_by_alias('fashion-mnist', 'champion'))"
+    )
+    assert f"version={version}" in clone.python(who)
+    assert "champion" in clone.stage("status").stdout

@@ -1,0 +1,186 @@
+"""The registry refuses what it cannot trust. In-process, on a store of its own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from components.artifacts import Channels, ModelVerdict, Network, Receipt
+from components.errors import UserError
+from components.models import build, weights
+from components.tracking import registry, runs, store
+
+NETWORK = Network(
+    architecture="cnn", width=8, shape=(12, 12, 1), classes=["a", "b", "c"], channels=Channels(mean=[80.0], std=[60.0])
+)
+NAME = "task"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+    monkeypatch.chdir(home)
+    return store.connect()
+
+
+def make(client: Any, seed: int) -> Receipt:
+    torch.manual_seed(seed)
+    module = build(NETWORK)
+    digest = weights.sha256(NETWORK, module.state_dict())
+    run_id = runs.import_run(client, store.experiment(client, NAME), "cnn", {"seed": seed}, {}, [])
+    version = registry.create(client, NAME, "cnn", module, NETWORK, digest, run_id, {})
+    return Receipt(model="cnn", name=NAME, version=version.version, model_id=registry.model_id(version), sha256=digest)
+
+
+def verdict(receipt: Receipt, passed: bool = True) -> ModelVerdict:
+    return ModelVerdict(name=NAME, version=receipt.version, sha256=receipt.sha256, test_sha256="t", passed=passed, gates=[])
+
+
+def folder(client: Any, receipt: Receipt) -> Path:
+    """Where the embedded store keeps the version's files."""
+    return Path(client.get_logged_model(receipt.model_id).artifact_location.removeprefix("file://"))
+
+
+def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: Any) -> None:
+    receipt = make(client, seed=1)
+    assert registry.find(client, NAME, receipt.sha256).version == receipt.version
+    assert registry.find(client, NAME, "0" * 64) is None
+    loaded = registry.load(receipt)
+    assert (loaded.sha256, loaded.network) == (receipt.sha256, NETWORK)
+    torch.manual_seed(1)
+    expected = build(NETWORK).eval()
+    for rows in (1, 2, 7):
+        images = torch.randint(0, 256, (rows, 12, 12, 1), dtype=torch.uint8)
+        with torch.inference_mode():
+            assert torch.allclose(loaded.module(images), expected(images), atol=1e-5)
+
+
+def test_anyone_can_load_it_with_mlflow_alone_and_pickle_off(client: Any) -> None:
+    import mlflow.pyfunc
+
+    receipt = make(client, seed=2)
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}/{receipt.version}")
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 12, 12, 1)
+    assert model.predict(np.zeros((1, 12, 12, 1), np.uint8)).shape == (1, 3)
+    assert store.os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+def test_a_receipt_of_another_registry_is_refused(client: Any) -> None:
+    receipt = make(client, seed=3)
+    with pytest.raises(UserError, match=r"is from another registry; register it again with `dvc repro -s -f register@cnn`"):
+        registry.load(receipt.model_copy(update={"model_id": "m-other"}))
+    with pytest.raises(UserError, match="version 999 is not in this registry"):
+        registry.load(receipt.model_copy(update={"version": 999}))
+
+
+def test_promotion_wants_a_verdict_that_passed_on_bytes_that_are_still_the_same(client: Any) -> None:
+    receipt, other = make(client, seed=4), make(client, seed=5)
+    with pytest.raises(UserError, match="was never evaluated"):
+        registry.require_passed(client, NAME, receipt.version)
+    registry.record_verdict(client, receipt, verdict(receipt, passed=False), {"top1": 0.1})
+    with pytest.raises(UserError, match="failed its validation"):
+        registry.require_passed(client, NAME, receipt.version)
+    registry.record_verdict(client, receipt, verdict(receipt), {"top1": 0.9})
+    assert registry.require_passed(client, NAME, receipt.version).version == receipt.version
+    archive = Path("data") / "model.pt2"
+    shutil.copy(folder(client, other) / archive, folder(client, receipt) / archive)
+    with pytest.raises(UserError, match=f"altered after its verdict: judged sha256 {receipt.sha256}, found {other.sha256}"):
+        registry.require_passed(client, NAME, receipt.version)
+    with pytest.raises(UserError, match=f"expected sha256 {receipt.sha256}, found {other.sha256}"):
+        registry.load(receipt)
+
+
+def describe(path: Path, **flavor: Any) -> None:
+    described = yaml.safe_load((path / "MLmodel").read_text())
+    for name, facts in flavor.items():
+        described["flavors"][name] |= facts
+    (path / "MLmodel").write_text(yaml.safe_dump(described))
+
+
+@pytest.mark.parametrize("hostile", ["code folder", "code in the flavor", "foreign loader", "pickle", "pickle in the archive"])
+def test_a_version_that_brings_code_is_refused_and_none_of_it_has_run(client: Any, tmp_path: Path, hostile: str) -> None:
+    receipt = make(client, seed=hash(hostile) % 1000)
+    path, ran = folder(client, receipt), tmp_path / "ran"
+    bomb = f"open({str(ran)!r}, 'w').close()\n"
+    if hostile == "code folder":
+        (path / "code").mkdir()
+        (path / "code" / "torch.py").write_text(bomb)
+    elif hostile == "code in the flavor":
+        (path / "extra").mkdir()
+        (path / "extra" / "evil.py").write_text(bomb)
+        describe(path, pytorch={"code": "extra"})
+    elif hostile == "foreign loader":
+        (tmp_path / "evil_loader.py").write_text(bomb)
+        sys.path.insert(0, str(tmp_path))
+        describe(path, python_function={"loader_module": "evil_loader"})
+    else:
+        payload = tmp_path / "model.pth"
+        torch.save(Bomb(bomb), payload)
+        if hostile == "pickle":
+            shutil.copy(payload, path / "data" / "model.pth")
+            (path / "data" / "pickle_module_info.txt").write_text("pickle")
+        else:
+            shutil.copy(payload, path / "data" / "model.pt2")
+    try:
+        with pytest.raises(UserError, match="is refused"):
+            registry.load(receipt)
+    finally:
+        if str(tmp_path) in sys.path:
+            sys.path.remove(str(tmp_path))
+    assert not ran.exists()
+
+
+class Bomb:
+    """Runs a line of code when it is unpickled."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+
+    def __reduce__(self) -> Any:
+        return exec, (self.line,)
+
+
+def test_a_store_that_gives_back_something_else_gets_no_version(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(client.search_model_versions(f"name = '{NAME}'"))
+    torch.manual_seed(9)
+    module = build(NETWORK)
+    run_id = runs.import_run(client, store.experiment(client, NAME), "cnn", {}, {}, [])
+    with pytest.raises(UserError, match="does not hold what was stored there: expected sha256 beef"):
+        registry.create(client, NAME, "cnn", module, NETWORK, "beef", run_id, {})
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == before
+
+
+def test_the_same_epoch_is_logged_once_however_often_it_is_told(client: Any) -> None:
+    from components.artifacts import Epoch
+
+    row = Epoch(epoch=1, step=5, learning_rate=0.1, train_loss=1.0, train_top1=0.5, val_loss=1.0, val_top1=0.5)
+    with runs.training_run(client, NAME, "cnn", {"a": {"b": 1}}, {}, {"training": (".", "0" * 64)}) as run:
+        for _ in range(3):
+            run.epoch(row)
+    assert run.failure is None
+    assert len(client.get_metric_history(run.run_id, "val_top1")) == 1
+    told = client.get_run(run.run_id)
+    assert (told.info.status, told.data.params) == ("FINISHED", {"a.b": "1"})
+
+
+def test_a_training_that_fails_is_a_failed_run(client: Any) -> None:
+    def fail() -> None:
+        with runs.training_run(client, NAME, "broken", {}, {}, {}):
+            raise UserError("on purpose")
+
+    with pytest.raises(UserError, match="on purpose"):
+        fail()
+    found = client.search_runs([store.experiment(client, NAME)], "tags.`kiln.model` = 'broken'")
+    assert [run.info.status for run in found] == ["FAILED"]

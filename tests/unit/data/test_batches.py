@@ -1,0 +1,83 @@
+"""The batch path: every example once per epoch for any world size, and the same pictures whoever computes them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from components.data.batches import Augmenter, rank_batches
+from components.params import OnlineAugment
+from tests.conftest import make_images
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize(("rows", "batch"), [(48, 12), (50, 12), (49, 12), (5, 12)])
+def test_together_the_ranks_see_the_same_batches_as_one(world: int, rows: int, batch: int) -> None:
+    alone = [b.rows.tolist() for b in rank_batches(rows, batch, 0, 1, seed=3, epoch=2)]
+    ranks = [list(rank_batches(rows, batch, rank, world, seed=3, epoch=2)) for rank in range(world)]
+    assert len({len(batches) for batches in ranks}) == 1
+    seen = []
+    for step, expected in enumerate(alone):
+        parts = [ranks[rank][step] for rank in range(world)]
+        real = [row for part in parts for row, weight in zip(part.rows.tolist(), part.weights.tolist(), strict=True) if weight]
+        assert real == expected
+        assert sum(part.weights.sum().item() for part in parts) == pytest.approx(world)
+        seen += real
+    assert sorted(seen) == list(range(rows))
+
+
+def test_epochs_and_seeds_differ() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return [row for b in rank_batches(100, 10, 0, 1, seed, epoch) for row in b.rows.tolist()]
+
+    assert order(0, 1) == order(0, 1)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (1, 2)}) == 4
+
+
+def oracle(augmenter: Augmenter, pixels: torch.Tensor, row: int) -> torch.Tensor:
+    """One image, pixel by pixel."""
+    s, (height, width) = augmenter.settings, pixels.shape[1:3]
+    out = torch.zeros_like(pixels[row])
+    for y in range(height):
+        for x in range(width):
+            from_x = width - 1 - x if augmenter.flip[row] else x
+            source_y = y + int(augmenter.top[row]) - s.crop_padding
+            source_x = from_x + int(augmenter.left[row]) - s.crop_padding
+            if 0 <= source_y < height and 0 <= source_x < width:
+                out[y, x] = pixels[row, source_y, source_x]
+            start_y, start_x = int(augmenter.erase_y[row]) - s.erase // 2, int(augmenter.erase_x[row]) - s.erase // 2
+            if s.erase and start_y <= y < start_y + s.erase and start_x <= x < start_x + s.erase:
+                out[y, x] = augmenter.fill
+    return out
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        OnlineAugment(),
+        OnlineAugment(flip=0.5),
+        OnlineAugment(crop_padding=2),
+        OnlineAugment(erase=4),
+        OnlineAugment(flip=0.5, crop_padding=3, erase=5),
+    ],
+)
+def test_batched_augmentation_is_that_of_a_slow_oracle(settings: OnlineAugment, channels: int) -> None:
+    pixels = torch.from_numpy(make_images(16, channels=channels).pixels)
+    augmenter = Augmenter(pixels, settings, torch.full((channels,), 99, dtype=torch.uint8))
+    augmenter.begin(seed=1, epoch=1)
+    rows = torch.tensor([9, 0, 15, 3, 3])
+    found = augmenter.batch(rows)
+    assert found.dtype == torch.uint8
+    for n, row in enumerate(rows.tolist()):
+        assert torch.equal(found[n], oracle(augmenter, pixels, row))
+
+
+def test_an_image_looks_the_same_in_whatever_batch_it_comes_and_different_every_epoch() -> None:
+    pixels = torch.from_numpy(make_images(64).pixels)
+    augmenter = Augmenter(pixels, OnlineAugment(flip=0.5, crop_padding=3), torch.zeros(1, dtype=torch.uint8))
+    augmenter.begin(seed=1, epoch=1)
+    whole = augmenter.batch(torch.arange(64))
+    assert torch.equal(augmenter.batch(torch.tensor([40, 2])), whole[[40, 2]])
+    augmenter.begin(seed=1, epoch=2)
+    assert not torch.equal(augmenter.batch(torch.arange(64)), whole)

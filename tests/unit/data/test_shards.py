@@ -1,0 +1,57 @@
+"""The on-disk format: what is read is what was written, always the same bytes, and damage is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.data import shards
+from components.errors import UserError
+from tests.conftest import make_images
+
+CLASSES = ["a", "b", "c", "never seen"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_round_trip_over_several_shards(tmp_path: Path, channels: int) -> None:
+    images = make_images(700, size=64, channels=channels)
+    written = shards.write_split(tmp_path / "train", "train", images, CLASSES, shard_mb=1)
+    read, manifest = shards.read_split(tmp_path / "train")
+    assert len(manifest.shards) > 1
+    assert sum(shard.rows for shard in manifest.shards) == manifest.rows == 700
+    assert manifest == written
+    assert manifest.class_counts == [234, 233, 233, 0]
+    assert np.array_equal(read.pixels, images.pixels)
+    assert np.array_equal(read.labels, images.labels)
+    assert read.ids == images.ids
+
+
+def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shards.write_split(tmp_path / name, "train", make_images(50), CLASSES, shard_mb=1)
+    files = sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert files == ["00000.parquet", "manifest.json"]
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_one_flipped_bit_is_seen(tmp_path: Path) -> None:
+    shards.write_split(tmp_path / "val", "val", make_images(50), CLASSES, shard_mb=1)
+    path = tmp_path / "val" / "00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"00000\.parquet: expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}"):
+        shards.read_split(tmp_path / "val")
+    path.unlink()
+    with pytest.raises(UserError, match="found no file"):
+        shards.read_split(tmp_path / "val")
+
+
+def test_statistics_are_those_of_the_pixels() -> None:
+    pixels = make_images(40, channels=3).pixels
+    found = shards.channel_statistics(pixels)
+    assert np.allclose(found.mean, pixels.mean(axis=(0, 1, 2)))
+    assert np.allclose(found.std, pixels.std(axis=(0, 1, 2)))

@@ -1,0 +1,106 @@
+"""Architectures by the numbers, and the weights file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from components.artifacts import Channels, Network
+from components.errors import UserError
+from components.models import BUILDERS, build, weights
+from components.params import Architecture
+
+
+def network(architecture: str = "cnn", channels: int = 3, size: int = 28, width: int | None = None) -> Network:
+    return Network(
+        architecture=architecture,
+        width=width,
+        shape=(size, size, channels),
+        classes=[str(n) for n in range(10)],
+        channels=Channels(mean=[100.0] * channels, std=[50.0] * channels),
+    )
+
+
+def test_the_table_and_the_schema_name_the_same_architectures() -> None:
+    assert list(BUILDERS) == list(get_args(Architecture))
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_logits_for_any_batch(architecture: str, channels: int) -> None:
+    torch.manual_seed(0)
+    module = build(network(architecture, channels)).eval()
+    with torch.inference_mode():
+        logits = module(torch.randint(0, 256, (3, 28, 28, channels), dtype=torch.uint8))
+        assert logits.shape == (3, 10)
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("architecture", "parameters"), [("resnet20", 269_722), ("resnet18", 11_173_962), ("cnn", 279_466)])
+def test_parameter_counts(architecture: str, parameters: int) -> None:
+    assert sum(p.numel() for p in build(network(architecture)).parameters()) == parameters
+
+
+def test_resnet20_has_twenty_weighted_layers_and_keeps_resolution_in_its_first_stage() -> None:
+    module = build(network("resnet20"))
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in module.modules()) == 20
+    sizes = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _m, _i, out: sizes.append(out.shape[2]))
+    module(torch.zeros(2, 28, 28, 3, dtype=torch.uint8))
+    assert sizes == [28] * 7 + [14] * 6 + [7] * 6
+
+
+def test_torchvisions_stem_keeps_small_images_whole() -> None:
+    module = build(network("resnet18"))
+    seen = []
+    module.network.layer1.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].shape[2]))
+    module(torch.zeros(2, 28, 28, 3, dtype=torch.uint8))
+    assert seen == [28]
+
+
+def test_normalisation_is_inside_the_module() -> None:
+    module = build(network())
+    module.network = nn.Identity()
+    images = torch.tensor([0, 100, 150, 255], dtype=torch.uint8).view(1, 2, 2, 1).expand(1, 2, 2, 3)
+    assert module(images)[0, 0].flatten().tolist() == pytest.approx([-2.0, 0.0, 1.0, 3.1])
+
+
+def test_a_channel_that_never_varies_does_not_divide_by_zero() -> None:
+    flat = network().model_copy(update={"channels": Channels(mean=[5.0] * 3, std=[0.0] * 3)})
+    assert build(flat).eval()(torch.full((2, 28, 28, 3), 5, dtype=torch.uint8)).isfinite().all()
+
+
+def test_width_scales_the_network() -> None:
+    def size(width: int | None) -> int:
+        return sum(p.numel() for p in build(network("cnn", width=width)).parameters())
+
+    assert size(None) == size(32) < size(64)
+
+
+def test_weights_round_trip_and_their_digest_is_the_files(tmp_path: Path) -> None:
+    module = build(network()).to(memory_format=torch.channels_last)
+    data = weights.serialize(network(), module.state_dict())
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(data)
+    found, state = weights.read(path)
+    assert found == network()
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert weights.sha256(found, state) == hashlib.sha256(data).hexdigest(), "whatever the layout in memory"
+    state["mean"] += 1
+    assert weights.sha256(found, state) != hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense" * 10, None])
+def test_what_is_not_weights_is_refused(tmp_path: Path, data: bytes | None) -> None:
+    path = tmp_path / "weights.safetensors"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(UserError, match=r"weights\.safetensors: not a model's weights"):
+        weights.read(path)

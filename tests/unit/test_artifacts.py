@@ -1,0 +1,62 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.artifacts import Receipt, sha256_file, staged, write_bytes
+from components.errors import UserError
+
+RECEIPT = Receipt(model="cnn", name="fashion", version=3, model_id="m-1", sha256="ab")
+
+
+def test_a_record_reads_back_and_is_always_the_same_bytes(tmp_path: Path) -> None:
+    RECEIPT.write(tmp_path / "a" / "receipt.json")
+    RECEIPT.write(tmp_path / "b.json")
+    assert Receipt.read(tmp_path / "b.json") == RECEIPT
+    assert sha256_file(tmp_path / "a" / "receipt.json") == sha256_file(tmp_path / "b.json")
+
+
+def test_a_missing_or_foreign_record_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"receipt\.json is missing; `dvc repro` makes it"):
+        Receipt.read(tmp_path / "receipt.json")
+    (tmp_path / "receipt.json").write_text('{"version": "x"}')
+    with pytest.raises(UserError, match=r"receipt\.json is not a Receipt"):
+        Receipt.read(tmp_path / "receipt.json")
+
+
+def test_a_failing_block_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "data" / "prepared"
+    with staged(out) as folder:
+        (folder / "old").write_text("1")
+
+    def fail() -> None:
+        with staged(out) as folder:
+            (folder / "new").write_text("2")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [p.name for p in out.iterdir()] == ["old"]
+    assert [p.name for p in out.parent.iterdir()] == ["prepared"]
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    left = tmp_path / ".prepared.partial"
+    left.mkdir()
+    (left / "half").write_text("x")
+    with staged(tmp_path / "prepared") as folder:
+        (folder / "whole").write_text("y")
+    assert [p.name for p in tmp_path.iterdir()] == ["prepared"]
+    assert [p.name for p in (tmp_path / "prepared").iterdir()] == ["whole"]
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    with pytest.raises(TypeError):
+        write_bytes(path, "not bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

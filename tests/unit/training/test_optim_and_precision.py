@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.params import Recipe
+from components.training import precision
+from components.training.optim import build_optimizer, build_schedule
+
+
+def recipe(**values: Any) -> Recipe:
+    return Recipe.model_validate({"architecture": "cnn", "epochs": 10, "learning_rate": 0.4, **values})
+
+
+def test_only_weights_of_two_or_more_dimensions_decay() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    decayed, kept = build_optimizer(model, recipe(weight_decay=0.1)).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4, 2]
+    assert [p.ndim for p in kept["params"]] == [1, 1, 1, 1]
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert decayed["nesterov"]
+    assert not build_optimizer(model, recipe(momentum=0)).param_groups[0]["nesterov"]
+
+
+@pytest.mark.parametrize(("epochs", "warmup", "steps"), [(10, 2, 5), (1, 0, 4), (1, 1, 1), (3, 3, 2), (2, 0.5, 7)])
+def test_the_rate_warms_up_to_its_peak_and_falls_towards_zero(epochs: int, warmup: float, steps: int) -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), recipe(epochs=epochs, warmup_epochs=warmup))
+    schedule = build_schedule(optimizer, recipe(epochs=epochs, warmup_epochs=warmup), steps)
+    rates = []
+    for _ in range(epochs * steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    peak = min(round(warmup * steps), epochs * steps - 1)
+    assert rates.index(max(rates)) == peak
+    assert max(rates) == pytest.approx(0.4)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert min(rates) > 0, "no step is wasted on a rate of zero"
+    assert schedule.get_last_lr()[0] == pytest.approx(0)
+
+
+class Net(nn.Module):
+    """Adds `error` to what it computes whenever it runs under autocast: a broken low-precision kernel."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        super().__init__()
+        self.linear, self.error = nn.Linear(64, 3), error
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1).float() / 255
+        if torch.is_autocast_enabled("cpu"):
+            x = x + self.error * torch.linspace(-1, 1, 64)
+        return self.linear(x)
+
+
+BATCH = torch.randint(0, 256, (32, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(32) % 3
+
+
+class Clock:
+    """A stopwatch on which bfloat16 takes `1 / speedup` of fp32's second."""
+
+    def __init__(self, speedup: float) -> None:
+        self.now, self.steps = 0.0, [0.0, 1.0, 0.0, 1 / speedup]
+        self.calls = 0
+
+    def __call__(self) -> float:
+        self.now += self.steps[self.calls % 4]
+        self.calls += 1
+        return self.now
+
+
+@pytest.mark.parametrize(("speedup", "expected"), [(3.0, "bf16"), (1.21, "bf16"), (1.19, "fp32"), (0.4, "fp32")])
+def test_bfloat16_is_chosen_only_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, speedup: float, expected: str
+) -> None:
+    monkeypatch.setattr(precision.time, "perf_counter", Clock(speedup))
+    torch.manual_seed(0)
+    found = precision.probe(Net(), BATCH, LABELS)
+    assert found.precision == expected
+    assert found.speedup == pytest.approx(speedup)
+    assert found.cosine > 0.999
+
+
+@pytest.mark.parametrize("error", [30.0, float("nan")])
+def test_bfloat16_that_disagrees_is_never_chosen(monkeypatch: pytest.MonkeyPatch, error: float) -> None:
+    monkeypatch.setattr(precision.time, "perf_counter", Clock(10.0))
+    torch.manual_seed(0)
+    assert precision.probe(Net(error), BATCH, LABELS).precision == "fp32"
+
+
+def test_the_probe_leaves_the_model_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    precision.probe(model, BATCH[:, None].float(), LABELS)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_choice_is_remembered(tmp_path: Path) -> None:
+    memory = tmp_path / "deep" / "precision.json"
+    assert precision.recall(memory, "here") == "auto"
+    precision.remember(memory, "here", "bf16")
+    precision.remember(memory, "there", "fp32")
+    assert [precision.recall(memory, place) for place in ("here", "there", "elsewhere")] == ["bf16", "fp32", "auto"]
+    memory.write_text("{broken")
+    assert precision.recall(memory, "here") == "auto"
