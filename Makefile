@@ -8,6 +8,8 @@ UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export UV_NO_PROGRESS := 1
 # Compiled once at installation, every later start takes half as long (never cached where this is set).
 export UV_COMPILE_BYTECODE := 1
+# matplotlib writes its font list somewhere: here, not into the home directory.
+export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

@@ -47,7 +47,7 @@ def run(model: str, trained: Path, out: Path) -> None:
         version = registry.create(client, name, model, module, network, result.sha256, run_id, tags)
     model_id = registry.model_id(version)
     Receipt(model=model, name=name, version=int(version.version), model_id=model_id, sha256=result.sha256).write(out)
-    say(f"register@{model}: {result.sha256[:12]} {verb} {name} version {version.version} in {store.uri()}")
+    say(f"register@{model}: {result.sha256[:12]} {verb} {name} version {version.version} in {store.shown()}")
 
 
 def _history(path: Path) -> list[Epoch]:

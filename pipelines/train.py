@@ -59,7 +59,7 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         with training_run(client, params.register_.name, model, facts, tags, inputs) as tracked:
             returned = _fit(params, model, network, train, val, device, fingerprint, tracked)
     if tracked.failure:
-        say(f"train@{model}: warning: not all metrics reached {store.uri()}: {tracked.failure}")
+        say(f"train@{model}: warning: not all metrics reached {store.shown()}: {tracked.failure}")
     result = TrainResult(
         model=model,
         parameters=returned["parameters"],

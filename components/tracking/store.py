@@ -7,35 +7,26 @@ import os
 import warnings
 from urllib.parse import urlsplit
 
+import mlflow
 import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from components.errors import UserError
 from components.provenance import ROOT
 
-# MLflow reads these when it is imported or called: nothing here may run after it. A dead server costs minutes by default.
-for _key, _value in {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",
-}.items():
-    os.environ.setdefault(_key, _value)
-# Not a default: nobody's environment may open this door for a model that Kiln loads.
-os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-
-import mlflow  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-
-_PROBE_S = 5
-
-
 EMBEDDED = f"sqlite:///{ROOT / 'mlflow.db'}"
+_PROBE_S = 5
 
 
 def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or EMBEDDED
+
+
+def shown() -> str:
+    """The address as it may be printed: without a password."""
+    password = urlsplit(uri()).password
+    return uri().replace(f":{password}@", ":***@") if password else uri()
 
 
 def connect() -> MlflowClient:
@@ -48,23 +39,21 @@ def connect() -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")
     address = uri()
-    parts = urlsplit(address)
-    shown = address.replace(f"{parts.password}@", "***@") if parts.password else address
     advice = "start it, or unset MLFLOW_TRACKING_URI to use the embedded mlflow.db"
-    if parts.scheme in ("http", "https"):
+    if urlsplit(address).scheme in ("http", "https"):
         try:
             requests.get(f"{address.rstrip('/')}/health", timeout=_PROBE_S).raise_for_status()
         except requests.RequestException as error:
             reason = getattr(error.__cause__ or error, "reason", None) or error
             raise UserError(
-                f"the tracking server {shown} does not answer ({type(error).__name__}: {reason}); {advice}"
+                f"the tracking server {shown()} does not answer ({type(error).__name__}: {reason}); {advice}"
             ) from None
     mlflow.set_tracking_uri(address)
     client = MlflowClient()
     try:
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow lets SQLAlchemy's, requests' and its own errors through alike
-        raise UserError(f"the tracking store {shown} cannot be used: {error}; {advice}") from error
+        raise UserError(f"the tracking store {shown()} cannot be used: {error}; {advice}") from error
     return client
 
 
@@ -81,7 +70,7 @@ def experiment(client: MlflowClient, name: str) -> str:
                 raise
     if found.lifecycle_stage != "active":
         raise UserError(
-            f"the experiment {name!r} was deleted in {uri()}; restore it (`mlflow experiments restore "
+            f"the experiment {name!r} was deleted in {shown()}; restore it (`mlflow experiments restore "
             f"--experiment-id {found.experiment_id}`) or choose another register.name"
         )
     return str(found.experiment_id)

@@ -40,6 +40,13 @@ class Outcome:
     best: Epoch | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
+    def add(self, row: Epoch, model: nn.Module) -> None:
+        """Notes an epoch, and the model's weights if none was better: by top-1, then by loss, then the earlier."""
+        self.history.append(row)
+        if self.best is None or (row.val_top1, -row.val_loss) > (self.best.val_top1, -self.best.val_loss):
+            self.best = row
+            self.state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
 
 def train(
     network: Network,
@@ -68,8 +75,9 @@ def train(
     pixels, labels = torch.from_numpy(train_images.pixels).to(device), torch.from_numpy(train_images.labels).to(device)
     augmenter = Augmenter(pixels, recipe.augment, torch.tensor(network.channels.mean, device=device).round().to(torch.uint8))
     if precision == "auto":
-        rows = slice(rank * (global_batch // world), (rank + 1) * (global_batch // world))
-        measured = probe(model, pixels[rows], labels[rows])
+        share = global_batch // world
+        rows = (torch.arange(share) + rank * share) % len(train_images)
+        measured = probe(model, pixels[rows.to(device)], labels[rows.to(device)])
         precision = measured.precision
         emit({"kind": "probe", **vars(measured)})
     outcome = Outcome(precision, sum(p.numel() for p in model.parameters()))
@@ -81,50 +89,51 @@ def train(
 
     for epoch in range(1, recipe.epochs + 1):
         model.train()
+        pulse.begin_epoch(epoch)
         augmenter.begin(seed, epoch)
         sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
         for batch in rank_batches(len(train_images), global_batch, rank, world, seed, epoch):
-            sums += _step(wrapped, augmenter, labels, batch, recipe, precision, optimizer)
-            rate = float(schedule.get_last_lr()[0])
+            sums += _step(wrapped, optimizer, augmenter, labels, batch, recipe.label_smoothing, precision)
+            learning_rate = float(schedule.get_last_lr()[0])
             schedule.step()
-            pulse.beat(epoch, sums, len(batch.rows))
-        loss, correct = (sum_over_ranks(sums) / len(train_images)).tolist()
+            pulse.beat(sums, len(batch.rows))
+        loss, top1 = (sum_over_ranks(sums) / len(train_images)).tolist()
         if not math.isfinite(loss):
             raise UserError(f"the training loss of epoch {epoch} is {loss}; lower learning_rate or lengthen warmup_epochs")
+        rate = pulse.end_epoch()
         average_buffers(model)
         val_loss, val_top1 = validate(model, val_images, device)
-        row = Epoch(
-            epoch=epoch,
-            step=epoch * steps_per_epoch,
-            learning_rate=rate,
-            train_loss=loss,
-            train_top1=correct,
-            val_loss=val_loss,
-            val_top1=val_top1,
+        outcome.add(
+            Epoch(
+                epoch=epoch,
+                step=epoch * steps_per_epoch,
+                learning_rate=learning_rate,
+                train_loss=loss,
+                train_top1=top1,
+                val_loss=val_loss,
+                val_top1=val_top1,
+            ),
+            model,
         )
-        outcome.history.append(row)
-        if outcome.best is None or (row.val_top1, -row.val_loss) > (outcome.best.val_top1, -outcome.best.val_loss):
-            outcome.best = row
-            outcome.state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        emit({"kind": "epoch", **row.model_dump(), "images_per_s": pulse.epoch_rate()})
+        emit({"kind": "epoch", **outcome.history[-1].model_dump(), "images_per_s": rate})
     return outcome
 
 
 def _step(
     model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     augmenter: Augmenter,
     labels: Tensor,
     batch: Batch,
-    recipe: Recipe,
+    smoothing: float,
     precision: str,
-    optimizer: torch.optim.Optimizer,
 ) -> Tensor:
     """One step of the optimiser. Returns the sums of this rank's losses and correct predictions, `float64 (2,)`."""
     rows, weights = batch.rows.to(labels.device), batch.weights.to(labels.device)
     targets = labels[rows]
     with autocast(labels.device, precision):
         logits = model(augmenter.batch(batch.rows))
-    losses = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing, reduction="none")
+    losses = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
     optimizer.zero_grad(set_to_none=True)
     (losses * weights).sum().backward()
     optimizer.step()
@@ -160,33 +169,34 @@ class Pulse:
 
     def __init__(self, emit: Emit, rows: int, epochs: int, steps_per_epoch: int) -> None:
         self.emit, self.rows, self.epochs, self.steps_per_epoch = emit, rows, epochs, steps_per_epoch
-        self.begun = self.last = self.epoch_begun = time.monotonic()
-        self.seen = self.step = 0
+        self.begun = time.monotonic()
+        self.step = 0
 
-    def beat(self, epoch: int, sums: Tensor, rows: int) -> None:
-        if self.step % self.steps_per_epoch == 0:
-            self.epoch_begun, self.seen = time.monotonic(), 0
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch, self.epoch_begun, self.epoch_step, self.seen = epoch, time.monotonic(), self.step, 0
+        self.last, self.last_step = self.epoch_begun, self.step
+
+    def beat(self, sums: Tensor, rows: int) -> None:
+        """One step, of `rows` images on this rank, is done."""
         self.step += 1
         self.seen += rows
         now = time.monotonic()
         if now - self.last < _PULSE_S:
             return
-        self.last = now
         done = self.step / (self.epochs * self.steps_per_epoch)
-        in_epoch = (self.step - 1) % self.steps_per_epoch + 1
+        rate = (self.step - self.last_step) * self.rows / self.steps_per_epoch / (now - self.last)
+        self.last, self.last_step = now, self.step
         self.emit(
             {
                 "kind": "step",
-                "epoch": epoch,
-                "epochs": self.epochs,
-                "step": self.step,
+                "epoch": self.epoch,
                 "done": done,
                 "loss": float(sums[0]) / self.seen,
-                "images_per_s": self.rows * in_epoch / self.steps_per_epoch / (now - self.epoch_begun),
+                "images_per_s": rate,
                 "seconds_left": (now - self.begun) * (1 - done) / done,
             }
         )
 
-    def epoch_rate(self) -> float:
-        """Images per second of the epoch so far, over all ranks, validation included."""
+    def end_epoch(self) -> float:
+        """Images per second of the epoch's steps, over all ranks."""
         return self.rows / (time.monotonic() - self.epoch_begun)
