@@ -26,9 +26,7 @@ def run(models: Path) -> None:
         known = {row["version"]: row for row in registry.overview(client, receipt.name)}
         if known.get(str(receipt.version), {}).get("model_id") != receipt.model_id:
             path.unlink()
-            say(
-                f"preflight: {path} names version {receipt.version}, which {store.shown()} does not know; to be registered again"
-            )
+            say(f"preflight: {path} names version {receipt.version}, unknown to {store.shown()}: to be registered again")
 
 
 def main(argv: list[str] | None = None) -> None:
