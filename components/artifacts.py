@@ -48,10 +48,11 @@ class Channels(Record):
 
 
 class Manifest(Record):
-    """What one split on disk holds. Images are `uint8 (N, H, W, C)`."""
+    """What one split on disk holds. Images are `uint8 (N, H, W, C)`. `origin` has the digests of what it was made from."""
 
     format: int = 1
     split: str
+    origin: dict[str, str]
     shape: tuple[int, int, int]
     rows: int
     classes: list[str]
@@ -88,14 +89,14 @@ class Epoch(Record):
 
 
 class TrainResult(Record):
-    """`models/M/result.json`: what the weights beside it are (`sha256` is that file's), and what they came from."""
+    """`models/M/result.json`: what the weights beside it are (`sha256` is that file's), and what they came from: `data` has
+    the digests of the raw images, the prepared and the augmented (`training`) training split, and `validation`."""
 
     model: str
     parameters: int
     sha256: str
     fingerprint: str
-    train_sha256: str
-    val_sha256: str
+    data: dict[str, str]
     world_size: int
     global_batch_size: int
     device: str
@@ -123,11 +124,17 @@ class GateResult(Record):
 
 
 class ModelVerdict(Record):
+    """A version's metrics and gates on one test split. Digests: `sha256` of the weights, `files_sha256` of everything in
+    the version, `predictions_sha256` of the Parquet file of per-example predictions."""
+
     name: str
     version: int
     sha256: str
+    files_sha256: str
     test_sha256: str
+    predictions_sha256: str
     passed: bool
+    metrics: dict[str, float]
     gates: list[GateResult]
 
 
@@ -135,6 +142,41 @@ class Verdict(Record):
     """`reports/verdict.json`: model -> whether its version met the gates on which test split."""
 
     models: dict[str, ModelVerdict]
+
+
+class Comparison(Record):
+    """Two models on the same examples (`components.evaluation.compare`). `gained` and `lost` count the examples that only
+    the candidate, or only the champion, gets right; `low` and `high` bound the difference in top-1."""
+
+    images: int
+    candidate_top1: float
+    champion_top1: float
+    gained: int
+    lost: int
+    low: float
+    high: float
+    p_value: float
+    max_regression: float
+    passed: bool
+
+
+class Move(Record):
+    """One move of an alias, as it stands in the history. `after` is the number of the move that its author knew as the
+    last; `undoes` that of the move which a rollback takes back. Versions are None where the alias did not stand."""
+
+    alias: str
+    source: int | None
+    target: int | None
+    after: int
+    undoes: int | None
+    who: str
+    when: str
+    reason: str
+    override: str | None
+    verdict_sha256: str | None
+    git_commit: str
+    comparison: Comparison | None
+    nonce: str
 
 
 def sha256_file(path: Path) -> str:

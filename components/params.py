@@ -229,7 +229,11 @@ class Evaluate(Section):
 
 class Promote(Section):
     alias: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = "champion"
-    """The alias that `promote` moves."""
+    """The alias that `promote` moves unless told otherwise, and whose holder a candidate must not be worse than."""
+    metric: Annotated[str, StringConstraints(min_length=1)] = "top1"
+    """What `promote --best` goes by, of those in `reports/metrics.json`; of `nll` and `ece` less is better."""
+    max_regression: Share = 0.005
+    """Top-1 that may be lost: a candidate passes if even the low end of the paired 95 % interval does not lose more."""
 
 
 class Params(Section):

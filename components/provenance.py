@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -67,7 +68,7 @@ def git_state() -> dict[str, str]:
 
 def _git(*words: str) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -93,3 +94,41 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def checkout(commit: str, folder: Path) -> bool:
+    """Clones this repository's `commit` into `folder`, with the same DVC cache and remotes. False if it does not have it."""
+    if _git("cat-file", "-e", f"{commit}^{{commit}}") is None:
+        return False
+    if _git("clone", "--quiet", "--shared", "--no-checkout", str(ROOT), str(folder)) is None:
+        return False
+    if _git("-C", str(folder), "checkout", "--quiet", "--detach", commit) is None:
+        return False
+    local = ROOT / ".dvc" / "config.local"
+    if local.exists():
+        (folder / ".dvc" / "config.local").write_bytes(local.read_bytes())
+    _dvc(folder, "cache", "dir", "--local", str(ROOT / ".dvc" / "cache"))
+    return True
+
+
+def locks(commit: str) -> list[str]:
+    """The contents of `dvc.lock` at a commit, at the later ones that changed it, and here; the nearest first.
+
+    What a training made is locked after it, so that the commit it ran at does not have it yet.
+    """
+    later = (_git("log", "--reverse", "--format=%H", f"{commit}..HEAD", "--", "dvc.lock") or "").split()
+    texts = [_git("show", f"{revision}:dvc.lock") for revision in [commit, *later]]
+    here = ROOT / "dvc.lock"
+    return [*filter(None, texts), *([here.read_text(encoding="utf-8")] if here.exists() else [])]
+
+
+def dvc_fetch(folder: Path, lock: str) -> None:
+    """Gives a checkout another `dvc.lock`, and of its outs what the DVC cache or else the remote has; the rest stays away."""
+    (folder / "dvc.lock").write_text(lock, encoding="utf-8")
+    _dvc(folder, "checkout", "--allow-missing", "--force", "--quiet")
+    _dvc(folder, "pull", "--allow-missing", "--force", "--quiet")
+
+
+def _dvc(folder: Path, *words: str) -> None:
+    # What cannot be fetched is seen by its absence.
+    subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, capture_output=True, timeout=1800, check=False)

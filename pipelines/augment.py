@@ -24,7 +24,13 @@ def run(train: Path, out: Path) -> None:
         augmented = augment(images, params.augment, params.seed, meter.count)
     with staged(out) as folder:
         written = write_split(
-            folder / "train", "train", augmented, manifest.classes, params.preprocess.shard_mb, manifest.channels
+            folder / "train",
+            "train",
+            augmented,
+            manifest.classes,
+            params.preprocess.shard_mb,
+            manifest.channels,
+            manifest.origin | {"prepared": manifest.sha256},
         )
         preview(images, manifest.classes, params.augment, params.seed, folder / "preview.png")
         counts = pd.DataFrame({"class": manifest.classes, "original": manifest.class_counts, "augmented": written.class_counts})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from components.console import Meter, launch, say
 from components.data.images import Images
 from components.data.shards import read_split
 from components.errors import UserError
+from components.evaluation.compare import compare_evidence
 from components.evaluation.gates import judge
 from components.evaluation.metrics import Metrics, compute, probabilities
 from components.evaluation.plots import report_figure
 from components.evaluation.predict import batch_starts, predict
-from components.params import Evaluate, load_params
+from components.evaluation.predictions import encode
+from components.params import Evaluate, Params, load_params
 from components.tracking import registry, store
 
 
@@ -35,6 +38,7 @@ class Evaluation:
     probability: np.ndarray
     metrics: Metrics
     ms_per_image: float
+    predictions: bytes
     verdict: ModelVerdict
 
 
@@ -65,9 +69,10 @@ def run(models: Path, test: Path, out: Path) -> None:
         _write(folder, evaluations, images)
         # The registry before the outs: if this is interrupted, DVC runs the stage again, and repeating it changes nothing.
         for done in evaluations.values():
-            registry.record_verdict(
-                client, done.receipt, done.verdict, done.metrics.scalars | {"ms_per_image": done.ms_per_image}
-            )
+            figures = done.metrics.scalars | {"ms_per_image": done.ms_per_image}
+            registry.record_verdict(client, done.receipt, done.verdict, done.predictions, figures)
+    for done in evaluations.values():
+        _compare_with_champion(client, done, params)
 
 
 def _evaluate(receipt: Receipt, images: Images, classes: list[str], test_sha256: str, settings: Evaluate) -> Evaluation:
@@ -87,16 +92,40 @@ def _evaluate(receipt: Receipt, images: Images, classes: list[str], test_sha256:
     probability = probabilities(np.concatenate([batches[start] for start in starts]))
     metrics = compute(probability, images.labels, settings.top_k)
     gates = judge(settings.gates, metrics.scalars)
+    predictions = encode(images.ids, images.labels, probability)
     verdict = ModelVerdict(
         name=receipt.name,
         version=receipt.version,
         sha256=receipt.sha256,
+        files_sha256=loaded.files_sha256,
         test_sha256=test_sha256,
+        predictions_sha256=hashlib.sha256(predictions).hexdigest(),
         passed=all(gate.passed for gate in gates),
+        metrics=metrics.scalars,
         gates=gates,
     )
     seconds = sum(spent for _, (_, spent) in parts)
-    return Evaluation(receipt, classes, probability, metrics, 1000 * seconds / len(images), verdict)
+    return Evaluation(receipt, classes, probability, metrics, 1000 * seconds / len(images), predictions, verdict)
+
+
+def _compare_with_champion(client: Any, done: Evaluation, params: Params) -> None:
+    """For information, and so in no out: who stands there now is not for a stage to depend on. `promote` asks again."""
+    name, alias, number = done.receipt.name, params.promote.alias, done.receipt.version
+    holder = registry.aliases(client, name).get(alias)
+    if holder is None or holder == number:
+        return
+    try:
+        champion = registry.get(client, name, holder)
+        evidence = registry.verdict_of(champion), registry.predictions_of(champion)
+        found = compare_evidence((done.verdict, done.predictions), evidence, params.promote.max_regression, params.seed)
+    except UserError as error:
+        say(f"evaluate: {done.receipt.model} cannot be compared with {alias} (version {holder}): {error}")
+        return
+    registry.record_comparison(client, name, number, {"difference_low": found.low, "difference_high": found.high})
+    say(
+        f"evaluate: {done.receipt.model} against {alias} (version {holder}): {100 * found.low:+.2f} to {100 * found.high:+.2f} "
+        f"points of top-1 (95 %): {'may be promoted' if found.passed else 'may be worse'}"
+    )
 
 
 def _predict(starts: list[int], module: Any, pixels: np.ndarray, batch_size: int, advance: Any = lambda *_: None) -> Any:
@@ -118,6 +147,7 @@ def _write(folder: Path, evaluations: dict[str, Evaluation], images: Images) -> 
     (folder / "figures").mkdir()
     rows = []
     for model, done in evaluations.items():
+        write_bytes(folder / "predictions" / f"{model}.parquet", done.predictions)
         names = np.array(done.classes)
         predicted = done.probability.argmax(axis=1)
         pd.DataFrame({"actual": names[images.labels], "predicted": names[predicted]}).to_csv(

@@ -24,12 +24,13 @@ def run(out: Path) -> None:
         f"from {settings.source.path}"
     )
     train, val = hold_out(raw.train, settings.val_fraction, params.seed)
+    origin = {"raw": raw.sha256}
     splits = {"train": train, "val": val, "test": raw.test}
     with staged(out) as folder:
         for split, images in splits.items():
             images = resize(images, settings.image_size)
             channels = channel_statistics(images.pixels) if split == "train" else None
-            manifest = write_split(folder / split, split, images, raw.classes, settings.shard_mb, channels)
+            manifest = write_split(folder / split, split, images, raw.classes, settings.shard_mb, channels, origin)
             shape = "x".join(str(n) for n in manifest.shape)
             say(f"preprocess: {split}: {manifest.rows:,} images of {shape} in {len(manifest.shards)} shards")
 

@@ -32,8 +32,7 @@ def run(model: str, trained: Path, out: Path) -> None:
         tags = {
             runs.FINGERPRINT: result.fingerprint,
             "kiln.architecture": network.architecture,
-            "data.training.sha256": result.train_sha256,
-            "data.validation.sha256": result.val_sha256,
+            **runs.data_tags(result.data),
         }
         experiment = store.experiment(client, name)
         run_id = runs.find_run(client, experiment, result.fingerprint) or runs.import_run(

@@ -20,7 +20,7 @@ from components.data.shards import read_manifest
 from components.errors import UserError
 from components.params import Params, load_params
 from components.tracking import store
-from components.tracking.runs import FINGERPRINT, TrainingRun, training_run
+from components.tracking.runs import FINGERPRINT, TrainingRun, data_tags, training_run
 from components.training.precision import recall, remember
 
 STATE = provenance.ROOT / ".kiln"
@@ -46,9 +46,9 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         "train": settings.model_dump(mode="json", exclude={"models", "max_failures"}),
         "seed": params.seed,
     }
-    digests = {name: manifest.sha256 for name, (_, manifest) in data.items()}
+    digests = data["training"][1].origin | {name: manifest.sha256 for name, (_, manifest) in data.items()}
     fingerprint = provenance.fingerprint("pipelines.train", facts | digests)
-    tags = {FINGERPRINT: fingerprint, **provenance.git_state(), **provenance.environment()}
+    tags = {FINGERPRINT: fingerprint, **data_tags(digests), **provenance.git_state(), **provenance.environment()}
     inputs = {name: (str(path), digests[name]) for name, (path, _) in data.items()}
     with session() as where:
         device = device_for(request, settings.device)
@@ -65,8 +65,7 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         parameters=returned["parameters"],
         sha256=hashlib.sha256(returned["weights"]).hexdigest(),
         fingerprint=fingerprint,
-        train_sha256=digests["training"],
-        val_sha256=digests["validation"],
+        data=digests,
         world_size=settings.num_workers,
         global_batch_size=settings.batch_size(model),
         device=device,

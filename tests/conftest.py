@@ -10,15 +10,16 @@ import pytest
 
 from components.data.images import Images
 
-_FOREIGN = ("MLFLOW_", "RAY_", "DVC_", "KILN_", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
+# No test sees the caller's servers, clusters or settings. Gone before components.tracking sets its own defaults.
+for _key in [key for key in os.environ if key.startswith(("MLFLOW_", "RAY_", "DVC_", "OMP_NUM_THREADS", "PYTHONDONTWRITE"))]:
+    del os.environ[_key]
 
 
 @pytest.fixture(autouse=True)
 def scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the caller's servers, clusters or settings."""
-    for key in list(os.environ):
-        if key.startswith(_FOREIGN) and not key.startswith("RAY_TRAIN") and key != "MLFLOW_ALLOW_PICKLE_DESERIALIZATION":
-            monkeypatch.delenv(key)
+    """What one test's use of MLflow or Ray leaves in the environment does not reach the next."""
+    for key in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "RAY_ADDRESS"):
+        monkeypatch.delenv(key, raising=False)
 
 
 def make_images(rows: int, classes: int = 3, size: int = 12, channels: int = 1, seed: int = 0, prefix: str = "train") -> Images:

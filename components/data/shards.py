@@ -16,7 +16,13 @@ MANIFEST = "manifest.json"
 
 
 def write_split(
-    folder: Path, split: str, images: Images, classes: list[str], shard_mb: int, channels: Channels | None = None
+    folder: Path,
+    split: str,
+    images: Images,
+    classes: list[str],
+    shard_mb: int,
+    channels: Channels | None = None,
+    origin: dict[str, str] | None = None,
 ) -> Manifest:
     """Writes one split into `folder`. The same images give the same bytes."""
     folder.mkdir(parents=True)
@@ -41,6 +47,7 @@ def write_split(
         shards.append(Shard(file=path.name, rows=table.num_rows, sha256=sha256_file(path)))
     manifest = Manifest(
         split=split,
+        origin=origin or {},
         shape=(height, width, depth),
         rows=len(images),
         classes=classes,

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 from components.artifacts import Epoch
 from components.tracking import store
@@ -81,7 +82,6 @@ def training_run(
         for context, (path, sha256) in datasets.items():
             # MLflow keeps 36 characters of a digest; the tags have all of it.
             mlflow.log_input(MetaDataset(resolve_dataset_source(path), name=path, digest=sha256[:32]), context=context)
-            mlflow.set_tag(f"data.{context}.sha256", sha256)
         run = TrainingRun(client, active.info.run_id)
         try:
             yield run
@@ -119,6 +119,20 @@ def import_run(
     )
     client.set_terminated(run_id, "FINISHED")
     return run_id
+
+
+def facts(client: MlflowClient, run_id: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Tags and parameters of a run; empty if it was deleted for good."""
+    try:
+        data = client.get_run(run_id).data
+    except MlflowException:
+        return {}, {}
+    return dict(data.tags), dict(data.params)
+
+
+def data_tags(digests: dict[str, str]) -> dict[str, str]:
+    """The digests of `TrainResult.data` as tags of a run or a version."""
+    return {f"data.{name}.sha256": digest for name, digest in digests.items()}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

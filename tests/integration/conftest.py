@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from components.artifacts import Receipt
+from components.tracking import store
 from tests.conftest import make_images, write_idx
+from tests.integration.versions import NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("components", "pipelines", "dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
@@ -119,6 +126,53 @@ def make_clone(path: Path) -> Clone:
     clone.run("git", "add", "-A")
     clone.run("git", "commit", "-qm", "small")
     return clone
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the parameters of a small task and room for an MLflow store."""
+    path = tmp_path_factory.mktemp("mlflow")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["register"]["name"] = NAME
+    (path / "params.yaml").write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of that store, for what runs in this process."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+    monkeypatch.chdir(home)
+    return store.connect()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server that keeps the artifacts behind itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+         "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "artifacts")],
+        cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                if requests.get(f"{address}/health", timeout=1).ok:
+                    break
+            except requests.RequestException:
+                time.sleep(0.25)
+        else:
+            pytest.fail((tmp_path / "server.log").read_text())
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
 
 
 @pytest.fixture(scope="session")

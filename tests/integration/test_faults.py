@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
-import requests
 
 from tests.integration.conftest import Clone
 
@@ -51,35 +46,6 @@ def test_a_worker_that_is_killed_costs_time_and_nothing_else(clone: Clone, tmp_p
         "print([[m.step for m in c.get_metric_history(x.info.run_id, 'val_top1')] for x in r])"
     )
     assert steps.splitlines()[-1] == str([list(range(1, 13))] * 2), "no epoch logged twice, none missing"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server that keeps the artifacts behind itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-         "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "artifacts")],
-        cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                if requests.get(f"{address}/health", timeout=1).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.25)
-        else:
-            pytest.fail((tmp_path / "server.log").read_text())
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
 
 
 def test_the_same_commands_on_a_real_tracking_server(clone: Clone, server: str, tmp_path: Path) -> None:

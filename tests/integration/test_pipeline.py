@@ -80,8 +80,8 @@ def test_a_run_tells_what_went_in_and_what_came_out(clone: Clone) -> None:
     assert tags["version.ray"]
     assert tags["kiln.fingerprint"] == result["fingerprint"]
     assert dict(inputs) == {
-        "training": result["train_sha256"][:32],
-        "validation": result["val_sha256"][:32],
+        "training": result["data"]["training"][:32],
+        "validation": result["data"]["validation"][:32],
     }
 
 
@@ -180,6 +180,23 @@ def test_the_closing_table_shows_both_models(clone: Clone) -> None:
     assert f"{top1:.2%}" in shown
     assert shown.count("passed") == 2
     assert "python -m pipelines.promote --version" in shown
+
+
+def test_the_lineage_of_a_version_is_shown_and_checked(clone: Clone) -> None:
+    receipt = clone.receipt("cnn")
+    result = json.loads((clone.path / "models/cnn/result.json").read_text())
+    reference = f"{receipt.name}/{receipt.version}"
+    shown = clone.stage("trace", reference, "--check")
+    assert shown.returncode == 0, shown.stdout
+    told = " ".join(shown.stdout.split())
+    for fact in (receipt.sha256, receipt.model_id, result["fingerprint"], *result["data"].values(), "recipe.learning_rate=0.1"):
+        assert fact in told
+    for fact in ("commit", "recipe", "data.raw", "data.prepared", "data.training", "data.validation", "weights"):
+        assert f" {fact} matches " in told, shown.stdout
+    assert "dvc repro train@cnn" in told
+    for wrong in ("nobody", f"{receipt.name}/99", f"{receipt.name}@nobody"):
+        refused = clone.stage("trace", wrong)
+        assert (refused.returncode, "error: " in refused.stdout) == (2, True)
 
 
 def test_promotion_moves_the_champion_to_a_version_that_passed(clone: Clone) -> None:

@@ -12,45 +12,10 @@ import pytest
 import torch
 import yaml
 
-from components.artifacts import Channels, ModelVerdict, Network, Receipt
 from components.errors import UserError
-from components.models import build, weights
+from components.models import build
 from components.tracking import registry, runs, store
-
-NETWORK = Network(
-    architecture="cnn", width=8, shape=(12, 12, 1), classes=["a", "b", "c"], channels=Channels(mean=[80.0], std=[60.0])
-)
-NAME = "task"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture
-def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
-    monkeypatch.chdir(home)
-    return store.connect()
-
-
-def make(client: Any, seed: int) -> Receipt:
-    torch.manual_seed(seed)
-    module = build(NETWORK)
-    digest = weights.sha256(NETWORK, module.state_dict())
-    run_id = runs.import_run(client, store.experiment(client, NAME), "cnn", {"seed": seed}, {}, [])
-    version = registry.create(client, NAME, "cnn", module, NETWORK, digest, run_id, {})
-    return Receipt(model="cnn", name=NAME, version=version.version, model_id=registry.model_id(version), sha256=digest)
-
-
-def verdict(receipt: Receipt, passed: bool = True) -> ModelVerdict:
-    return ModelVerdict(name=NAME, version=receipt.version, sha256=receipt.sha256, test_sha256="t", passed=passed, gates=[])
-
-
-def folder(client: Any, receipt: Receipt) -> Path:
-    """Where the embedded store keeps the version's files."""
-    return Path(client.get_logged_model(receipt.model_id).artifact_location.removeprefix("file://"))
+from tests.integration.versions import NAME, NETWORK, folder, make, verdict
 
 
 def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: Any) -> None:
@@ -85,19 +50,24 @@ def test_a_receipt_of_another_registry_is_refused(client: Any) -> None:
         registry.load(receipt.model_copy(update={"version": 999}))
 
 
-def test_promotion_wants_a_verdict_that_passed_on_bytes_that_are_still_the_same(client: Any) -> None:
+def test_what_was_judged_must_still_be_there_to_the_byte(client: Any) -> None:
     receipt, other = make(client, seed=4), make(client, seed=5)
     with pytest.raises(UserError, match="was never evaluated"):
-        registry.require_passed(client, NAME, receipt.version)
-    registry.record_verdict(client, receipt, verdict(receipt, passed=False), {"top1": 0.1})
-    with pytest.raises(UserError, match="failed its validation"):
-        registry.require_passed(client, NAME, receipt.version)
-    registry.record_verdict(client, receipt, verdict(receipt), {"top1": 0.9})
-    assert registry.require_passed(client, NAME, receipt.version).version == receipt.version
+        registry.require_intact(registry.get(client, NAME, receipt.version))
+    registry.record_verdict(client, receipt, verdict(receipt), b"none", {"top1": 0.9})
+    version = registry.get(client, NAME, receipt.version)
+    assert registry.require_intact(version) == verdict(receipt)
+    assert registry.predictions_of(version) == b"none"
+    described = folder(client, receipt) / "MLmodel"
+    kept = described.read_text()
+    described.write_text(kept + "# touched\n")
+    with pytest.raises(UserError, match="altered after its verdict: its files were judged with sha256"):
+        registry.require_intact(version)
+    described.write_text(kept)
     archive = Path("data") / "model.pt2"
     shutil.copy(folder(client, other) / archive, folder(client, receipt) / archive)
-    with pytest.raises(UserError, match=f"altered after its verdict: judged sha256 {receipt.sha256}, found {other.sha256}"):
-        registry.require_passed(client, NAME, receipt.version)
+    with pytest.raises(UserError, match=f"its weights were judged with sha256 {receipt.sha256}, now it is {other.sha256}"):
+        registry.require_intact(version)
     with pytest.raises(UserError, match=f"expected sha256 {receipt.sha256}, found {other.sha256}"):
         registry.load(receipt)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from components.data.images import Images
 from components.data.sources import idx
@@ -17,6 +21,16 @@ class Raw:
     train: Images
     test: Images
     classes: list[str]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the content: pixels, labels, ids and classes, however the files held them."""
+        digest = hashlib.sha256(json.dumps([self.classes, self.train.ids, self.test.ids]).encode())
+        for images in (self.train, self.test):
+            digest.update(str(images.pixels.shape).encode())
+            digest.update(np.ascontiguousarray(images.pixels).data)
+            digest.update(np.ascontiguousarray(images.labels).data)
+        return digest.hexdigest()
 
 
 def load(source: IdxSource) -> Raw:

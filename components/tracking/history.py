@@ -1,0 +1,143 @@
+"""Every move of an alias, append-only, in the registry: `<name>-history`, a registered model whose versions are the moves.
+
+The registry hands out version numbers one by one, so that the moves have one order for everybody. A move names the one
+that its author knew as the last (`after`); if another came between, it is void, for everybody alike. That is the compare
+and swap: of two people who move an alias at the same moment, one is told of the other.
+
+A move is written before the alias is set. Whoever dies in between leaves an alias that does not follow its history, which
+`state` tells and the next move mends.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+from components.artifacts import Move
+from components.errors import UserError
+from components.tracking import registry
+
+_TAG = "kiln.move"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A move and its number."""
+
+    number: int
+    move: Move
+
+
+@dataclass(frozen=True)
+class State:
+    """One alias: where it stands, where its history says that it should, and the moves that led there."""
+
+    alias: str
+    now: int | None
+    expected: int | None
+    entries: list[Entry]
+    # The number of the last move of any alias, and whether the expected version is still in the registry.
+    after: int
+    there: bool
+
+    @property
+    def interrupted(self) -> bool:
+        """The last move is written and the alias not yet set: its author died in between, or is about to set it."""
+        return bool(self.entries) and self.there and self.now != self.expected and self.now == self.entries[-1].move.source
+
+    @property
+    def holder(self) -> int | None:
+        """Who counts as holding the alias: an unfinished move counts as done, for it was decided."""
+        return self.expected if self.interrupted else self.now
+
+    @property
+    def undoable(self) -> Entry | None:
+        """The last move that is not itself taken back or the taking back of another."""
+        undone = {entry.move.undoes for entry in self.entries}
+        live = [entry for entry in self.entries if entry.move.undoes is None and entry.number not in undone]
+        return live[-1] if live else None
+
+
+def ledger(name: str) -> str:
+    return f"{name}-history"
+
+
+def read(client: MlflowClient, name: str) -> list[Entry]:
+    """Every valid move of every alias, in order.
+
+    Raises:
+        UserError: a record is missing or cannot be read: somebody cut the history.
+    """
+    entries: list[Entry] = []
+    last = 0
+    for expected, version in enumerate(registry.versions(client, ledger(name)), 1):
+        number = int(version.version)
+        if number != expected or _TAG not in version.tags:
+            raise UserError(f"the history {ledger(name)} was tampered with: move {expected} is not there")
+        move = Move.model_validate_json(version.tags[_TAG])
+        if move.after == last:
+            entries.append(Entry(number, move))
+            last = number
+    return entries
+
+
+def state(client: MlflowClient, name: str, alias: str) -> State:
+    """Where an alias stands, and where its history says that it stands."""
+    everything = read(client, name)
+    entries = [entry for entry in everything if entry.move.alias == alias]
+    expected = entries[-1].move.target if entries else None
+    there = expected is None or any(int(version.version) == expected for version in registry.versions(client, name))
+    after = everything[-1].number if everything else 0
+    return State(alias, registry.aliases(client, name).get(alias), expected, entries, after, there)
+
+
+def append(client: MlflowClient, name: str, move: Move) -> Entry:
+    """Adds a move to the history.
+
+    Raises:
+        UserError: another move came first; says whose.
+    """
+    try:
+        client.create_registered_model(
+            ledger(name), description=f"Every move of an alias of {name}, one version each. Written by Kiln; never edit it."
+        )
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    source = f"models:/{name}/{move.target or move.source}"
+    client.create_model_version(ledger(name), source=source, tags={_TAG: move.model_dump_json()}, await_creation_for=0)
+    entries = read(client, name)
+    # By its nonce and not by the number that came back: if the reply was lost, the client has written the move twice.
+    for entry in entries:
+        if entry.move.nonce == move.nonce:
+            return entry
+    first = next(entry for entry in entries if entry.number > move.after)
+    raise UserError(
+        f"{first.move.who} was quicker: {first.move.alias} moved to {describe(first.move.target)} at {first.move.when} "
+        f"({first.move.reason}); nothing was changed, look at `--history` and decide again"
+    )
+
+
+def follow(client: MlflowClient, name: str, alias: str) -> int | None:
+    """Sets an alias to where the history says, and looks again, so that the last of several movers is the one that counts."""
+    for _ in range(20):
+        current = state(client, name, alias)
+        if current.now == current.expected:
+            return current.now
+        if current.expected is None:
+            client.delete_registered_model_alias(name, alias)
+        else:
+            client.set_registered_model_alias(name, alias, str(current.expected))
+    raise UserError(f"{name}@{alias} does not stay where it is set; somebody else keeps moving it")
+
+
+def describe(version: int | None) -> str:
+    return "nothing" if version is None else f"version {version}"
+
+
+def nonce() -> str:
+    return uuid.uuid4().hex

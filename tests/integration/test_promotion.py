@@ -1,0 +1,298 @@
+"""Who may stand behind `champion`, how one gets there, and how the way back is found."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.artifacts import Receipt
+from components.errors import UserError
+from components.tracking import history, registry
+from pipelines import promote as verb
+from tests.integration.versions import NAME, folder, judge, make
+
+ROOT = Path(__file__).resolve().parents[2]
+BETTER = (1600, 1700, 1800, 1900)
+
+
+@pytest.fixture
+def four(client: Any) -> list[Receipt]:
+    """Four versions, each clearly better than the one before, and an alias that stands nowhere."""
+    receipts = [make(client, seed) for seed in range(4)]
+    for receipt, right in zip(receipts, BETTER, strict=True):
+        judge(client, receipt, right)
+    for name in (history.ledger(NAME),):
+        if client.search_registered_models(f"name = '{name}'"):
+            client.delete_registered_model(name)
+    for alias in registry.aliases(client, NAME):
+        client.delete_registered_model_alias(NAME, alias)
+    return receipts
+
+
+def promote(receipt: Receipt, reason: str = "r", **options: Any) -> None:
+    verb.promote(receipt.version, reason, **options)
+
+
+def champion(client: Any, alias: str = "champion") -> int | None:
+    return registry.aliases(client, NAME).get(alias)
+
+
+def dump(home: Path) -> str:
+    """Everything that the store holds."""
+    with sqlite3.connect(home / "mlflow.db") as database:
+        rows = "\n".join(database.iterdump())
+    return rows + "\n".join(str(path) for path in sorted(home.rglob("*")) if "mlflow.db" not in path.name)
+
+
+def test_a_better_version_moves_the_champion_and_a_worse_one_does_not(
+    client: Any, four: list[Receipt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(four[1])
+    promote(four[2], reason="better by far")
+    assert champion(client) == four[2].version
+    assert "90.00%" in capsys.readouterr().out
+    with pytest.raises(UserError, match=rf"may be worse than version {four[2].version} by .* points of top-1"):
+        promote(four[0])
+    assert champion(client) == four[2].version
+
+
+def test_an_override_is_possible_and_recorded_for_ever(client: Any, four: list[Receipt]) -> None:
+    judge(client, four[0], BETTER[0], passed=False)
+    promote(four[1])
+    with pytest.raises(UserError, match=r"its verdict failed: min_top1 is 0\.5, found 0\.1000"):
+        promote(four[0])
+    with pytest.raises(UserError, match="--override is empty"):
+        promote(four[0], override=" ")
+    promote(four[0], override="the new one leaks memory")
+    assert champion(client) == four[0].version
+    move = history.read(client, NAME)[-1].move
+    assert (move.override, move.source, move.target) == ("the new one leaks memory", four[1].version, four[0].version)
+    promote(four[2], override="not needed")
+    assert history.read(client, NAME)[-1].move.override is None, "nothing was overridden"
+
+
+def test_not_even_an_override_promotes_what_was_never_evaluated_or_was_altered(client: Any, four: list[Receipt]) -> None:
+    with pytest.raises(UserError, match="was never evaluated"):
+        promote(make(client, seed=77), override="please")
+    receipt = make(client, seed=78)
+    judge(client, receipt, 1990)
+    (folder(client, receipt) / "data" / "more").write_text("x")
+    with pytest.raises(UserError, match="was altered after its verdict: its files were judged with sha256"):
+        promote(receipt, override="please")
+    assert champion(client) is None
+
+
+def test_best_goes_by_the_metric_among_those_that_passed(client: Any, four: list[Receipt], home: Path) -> None:
+    judge(client, four[3], BETTER[3], passed=False)
+    others = [v for v in registry.versions(client, NAME) if int(v.version) not in [r.version for r in four]]
+    for version in others:
+        client.delete_model_version(NAME, version.version)
+    verb.promote(None, "the best")
+    assert champion(client) == four[2].version
+    text = (home / "params.yaml").read_text()
+    (home / "params.yaml").write_text(text.replace("metric: top1", "metric: beauty"))
+    try:
+        with pytest.raises(UserError, match=r"promote\.metric is beauty, .*known: top1, nll"):
+            verb.promote(None, "the best")
+    finally:
+        (home / "params.yaml").write_text(text)
+
+
+def test_three_promotions_and_two_rollbacks_land_on_the_first(
+    client: Any, four: list[Receipt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for receipt in four[:3]:
+        promote(receipt, reason=f"to {receipt.version}")
+    verb.rollback("bad news")
+    assert champion(client) == four[1].version
+    verb.rollback("worse news")
+    assert champion(client) == four[0].version
+    capsys.readouterr()
+    verb.show_history()
+    shown = capsys.readouterr().out
+    for text in (
+        "to 1",
+        "bad news (takes back 3)",
+        "worse news (takes back 2)",
+        f"{NAME}@champion is version {four[0].version}",
+    ):
+        assert text in shown
+    promote(four[3])
+    verb.rollback("and again")
+    assert champion(client) == four[0].version
+    verb.rollback("to the state before the first")
+    assert champion(client) is None
+    with pytest.raises(UserError, match="has no move to take back"):
+        verb.rollback("once more")
+
+
+def test_other_aliases_are_free_but_want_a_verdict(client: Any, four: list[Receipt]) -> None:
+    promote(four[3])
+    promote(four[2], alias="challenger")
+    promote(four[1], alias="challenger")
+    assert (champion(client), champion(client, "challenger")) == (four[3].version, four[1].version)
+    verb.rollback("back", alias="challenger")
+    assert (champion(client), champion(client, "challenger")) == (four[3].version, four[2].version)
+
+
+def test_a_dry_run_changes_nothing(client: Any, four: list[Receipt], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    promote(four[0])
+    before = dump(home)
+    promote(four[1], dry_run=True)
+    verb.rollback("r", dry_run=True)
+    verb.show_history()
+    assert dump(home) == before
+    shown = capsys.readouterr().out
+    assert f"would move from version {four[0].version} to {four[1].version}" in shown
+    assert "would return to nothing" in shown
+
+
+def test_compare_and_swap(client: Any, four: list[Receipt]) -> None:
+    promote(four[0], expect=None)
+    promote(four[1], reason="me first", expect=four[0].version)
+    with pytest.raises(
+        UserError, match=rf"is version {four[1].version}, not version {four[0].version}: .* moved it .*me first"
+    ):
+        promote(four[2], expect=four[0].version)
+
+
+def test_of_two_at_the_same_moment_one_is_told_of_the_other(client: Any, four: list[Receipt], monkeypatch: Any) -> None:
+    promote(four[0])
+    append, inside = history.append, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        """Between deciding and writing, somebody else moves the alias."""
+        if not inside.is_set():
+            inside.set()
+            promote(four[2], reason="the quick one")
+        return append(*arguments)
+
+    monkeypatch.setattr(history, "append", slow)
+    with pytest.raises(UserError, match=rf"was quicker: champion moved to version {four[2].version} .*the quick one"):
+        promote(four[1])
+    assert champion(client) == four[2].version
+    assert [entry.move.target for entry in history.read(client, NAME)] == [four[0].version, four[2].version]
+
+
+def test_two_processes_at_the_same_moment(client: Any, four: list[Receipt], home: Path) -> None:
+    promote(four[0])
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.promote",
+        "--expect-current",
+        str(four[0].version),
+        "--reason",
+        "race",
+        "--version",
+    ]
+    started = [
+        subprocess.Popen([*command, str(receipt.version)], cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for receipt in (four[2], four[3])
+    ]  # fmt: skip
+    told = [process.communicate()[0] for process in started]
+    codes = [process.returncode for process in started]
+    assert sorted(codes) == [0, 2], told
+    loser = told[codes.index(2)]
+    assert "was quicker" in loser or "not version" in loser
+    winner = (four[2], four[3])[codes.index(0)].version
+    assert champion(client) == winner
+    assert history.state(client, NAME, "champion").expected == winner
+
+
+def test_an_interrupted_move_counts_and_is_completed_by_trying_again(
+    client: Any, four: list[Receipt], monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(four[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "follow", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            promote(four[1])
+    assert champion(client) == four[0].version
+    verb.show_history()
+    assert "is under way or was interrupted; it counts as done" in capsys.readouterr().out
+    with pytest.raises(UserError, match=rf"not version {four[0].version}"):
+        promote(four[2], expect=four[0].version)
+    promote(four[1])
+    assert champion(client) == four[1].version
+    assert len(history.read(client, NAME)) == 2
+
+
+def test_a_hand_moved_alias_and_a_deleted_version_are_told(
+    client: Any, four: list[Receipt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(four[0])
+    promote(four[1])
+    client.set_registered_model_alias(NAME, "champion", str(four[3].version))
+    verb.show_history()
+    assert f"is version {four[3].version}, but its history leads to version {four[1].version}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="it was moved by hand"):
+        promote(four[2], expect=four[1].version)
+    spare = make(client, seed=50)
+    judge(client, spare, 1950)
+    promote(spare)
+    client.delete_model_version(NAME, str(spare.version))
+    capsys.readouterr()
+    verb.show_history()
+    shown = capsys.readouterr().out
+    assert f"is nothing, but its history leads to version {spare.version}" in shown
+    assert f"version {spare.version} of move 3 was deleted" in shown
+    promote(four[2])
+    assert champion(client) == four[2].version
+
+
+def test_a_cut_history_is_told(client: Any, four: list[Receipt]) -> None:
+    promote(four[0])
+    promote(four[1])
+    client.delete_model_version(history.ledger(NAME), "1")
+    with pytest.raises(UserError, match="was tampered with: move 1 is not there"):
+        promote(four[2])
+
+
+def test_versions_judged_on_different_splits_are_not_compared(client: Any, four: list[Receipt]) -> None:
+    judge(client, four[1], BETTER[1], split="u" * 64)
+    promote(four[0])
+    with pytest.raises(UserError, match=f"test split {'u' * 64}, version {four[0].version} on {'t' * 64}"):
+        promote(four[1])
+
+
+def test_altered_predictions_are_no_evidence(client: Any, four: list[Receipt]) -> None:
+    promote(four[0])
+    run = client.get_run(client.get_model_version(NAME, str(four[1].version)).run_id)
+    path = next(Path(run.info.artifact_uri.removeprefix("file://")).rglob("predictions.parquet"))
+    kept = path.read_bytes()
+    path.write_bytes(kept[:-1] + b"x")
+    try:
+        with pytest.raises(UserError, match=r"predictions of .* were altered: expected sha256"):
+            promote(four[1])
+    finally:
+        path.write_bytes(kept)
+
+
+def test_two_processes_of_twenty_registrations_leave_one_version_per_model(client: Any, home: Path) -> None:
+    code = (
+        "from components.tracking import store; from tests.integration.versions import make; c = store.connect();"
+        "print(sorted({(n % 7, make(c, 900 + n % 7, 'crowd').version) for n in range(20)}))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    told = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    assert told[0][0].splitlines()[-1] == told[1][0].splitlines()[-1], "everybody got the same version for the same model"
+    versions = registry.versions(client, "crowd")
+    assert len(versions) == 7
+    assert len({v.tags["kiln.sha256"] for v in versions}) == 7
+    assert all(v.tags["kiln.model"] == "cnn" for v in versions)
