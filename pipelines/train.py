@@ -58,8 +58,8 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         )
         with training_run(client, params.register_.name, model, facts, tags, inputs) as tracked:
             returned = _fit(params, model, network, train, val, device, fingerprint, tracked)
-    if tracked.failure:
-        say(f"train@{model}: warning: not all metrics reached {store.shown()}: {tracked.failure}")
+    if tracked.spooled:
+        say(f"train@{model}: warning: {store.shown()} stopped answering; {tracked.spooled} keeps what it lacks")
     result = TrainResult(
         model=model,
         parameters=returned["parameters"],

@@ -7,60 +7,88 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric
+from mlflow.entities import DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.context.registry import resolve_tags
 
 from components.artifacts import Epoch
-from components.tracking import store
+from components.tracking import spool, store
 
 FINGERPRINT = "kiln.fingerprint"
 MODEL = "kiln.model"
+_PATIENCE_S = 20
 
 
 class TrainingRun:
-    """An open run. Metrics go out on a thread of their own, so that a slow server never holds up the driver."""
+    """An open run. Everything goes out on a thread of its own, so that a slow or dead server never holds up training.
+
+    What does not get through is tried again with whatever comes next, and in the end kept in the spool.
+    """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.run_id = client, run_id
         self.logged: set[int] = set()
-        self.failure: Exception | None = None
-        self._queue: queue.Queue[list[Metric] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._send, name="mlflow-metrics", daemon=True)
+        self.spooled: Path | None = None
+        self._unsent: list[Metric] = []
+        self._guard = threading.Lock()
+        self._ended = False
+        self._queue: queue.Queue[list[Metric] | str] = queue.Queue()
+        self._thread = threading.Thread(target=self._send, name="mlflow-run", daemon=True)
         self._thread.start()
 
     def epoch(self, row: Epoch, extra: dict[str, float] | None = None) -> None:
         """Logs one epoch, once however often it is told (a restarted worker group tells again)."""
-        if row.epoch in self.logged:
-            return
-        self.logged.add(row.epoch)
-        values = row.model_dump(exclude={"epoch", "step"}) | (extra or {})
-        now = int(time.time() * 1000)
-        self._queue.put([Metric(key, value, now, row.epoch) for key, value in values.items()])
+        if row.epoch not in self.logged:
+            self.logged.add(row.epoch)
+            self._put(row.model_dump(exclude={"epoch", "step"}) | (extra or {}), row.epoch)
 
     def metrics(self, values: dict[str, float]) -> None:
         """Logs figures that belong to no epoch."""
-        now = int(time.time() * 1000)
-        self._queue.put([Metric(key, value, now, 0) for key, value in values.items()])
+        self._put(values, 0)
 
-    def close(self) -> None:
-        """Waits until everything is logged, at most a minute. What could not be logged is in `failure`."""
-        self._queue.put(None)
-        self._thread.join(timeout=60)
-        if self._thread.is_alive():
-            self.failure = TimeoutError("metrics were still unsent after 60 s")
+    def _put(self, values: dict[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, step) for key, value in values.items()]
+        with self._guard:
+            self._unsent += metrics
+        self._queue.put(metrics)
+
+    def end(self, status: str) -> None:
+        """Ends the run, within `_PATIENCE_S` whatever the server does. `spooled` names what is kept if it does not answer."""
+        self._queue.put(status)
+        self._thread.join(_PATIENCE_S)
+        if not self._ended:
+            self.spooled = spool.keep(store.uri(), self.run_id, list(self._unsent), status)
 
     def _send(self) -> None:
-        while (metrics := self._queue.get()) is not None:
+        waiting: list[Metric] = []
+        while True:
+            item = self._queue.get()
             try:
-                self.client.log_batch(self.run_id, metrics=metrics)
-            except Exception as error:  # noqa: BLE001 (training outlives its tracking; the driver tells of it)
-                self.failure = error
+                if isinstance(item, str):
+                    self._log(waiting)
+                    self.client.set_terminated(self.run_id, item)
+                    self._ended = True
+                    return
+                waiting += item
+                self._log(waiting)
+                waiting = []
+            except Exception:  # noqa: BLE001 (training outlives its tracking: MLflow's, requests' and database errors)
+                if isinstance(item, str):
+                    return
+
+    def _log(self, metrics: list[Metric]) -> None:
+        if metrics:
+            self.client.log_batch(self.run_id, metrics=metrics)
+            with self._guard:
+                self._unsent = self._unsent[len(metrics) :]  # they go out in the order in which they came in
 
 
 @contextmanager
@@ -72,21 +100,37 @@ def training_run(
     tags: dict[str, str],
     datasets: dict[str, tuple[str, str]],
 ) -> Iterator[TrainingRun]:
-    """Opens a run, which ends FINISHED or, if the block raises, FAILED.
+    """Opens a run, which ends FINISHED or, if the block raises, FAILED. Once it is open, no fault of the server's ends it.
 
     `params` may be nested; `datasets` maps a context (`training`, `validation`) to a path and its SHA-256.
     """
-    mlflow.set_experiment(experiment_id=store.experiment(client, experiment_name))
-    with mlflow.start_run(run_name=model, tags={MODEL: model, **tags}, log_system_metrics=True) as active:
-        mlflow.log_params(flatten(params))
-        for context, (path, sha256) in datasets.items():
+    experiment_id = store.experiment(client, experiment_name)
+    tags = {**resolve_tags(), MODEL: model, **tags}
+    run_id = client.create_run(experiment_id, run_name=model, tags=tags).info.run_id
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params).items()])
+    client.log_inputs(
+        run_id,
+        [
             # MLflow keeps 36 characters of a digest; the tags have all of it.
-            mlflow.log_input(MetaDataset(resolve_dataset_source(path), name=path, digest=sha256[:32]), context=context)
-        run = TrainingRun(client, active.info.run_id)
-        try:
-            yield run
-        finally:
-            run.close()
+            DatasetInput(
+                MetaDataset(resolve_dataset_source(path), name=path, digest=sha256[:32])._to_mlflow_entity(),
+                [InputTag("mlflow.data.context", context)],
+            )
+            for context, (path, sha256) in datasets.items()
+        ],
+    )
+    machine = SystemMetricsMonitor(run_id)
+    machine.start()
+    run, status = TrainingRun(client, run_id), "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    finally:
+        # It joins its own thread, which may be waiting for a server that does not answer.
+        finishing = threading.Thread(target=machine.finish, daemon=True)
+        finishing.start()
+        finishing.join(_PATIENCE_S)
+        run.end(status)
 
 
 def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> str | None:

@@ -12,8 +12,10 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from components.console import say
 from components.errors import UserError
 from components.provenance import ROOT
+from components.tracking import spool
 
 EMBEDDED = f"sqlite:///{ROOT / 'mlflow.db'}"
 _PROBE_S = 5
@@ -54,6 +56,8 @@ def connect() -> MlflowClient:
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow lets SQLAlchemy's, requests' and its own errors through alike
         raise UserError(f"the tracking store {shown()} cannot be used: {error}; {advice}") from error
+    for run_id in spool.replay(client, address):
+        say(f"tracking: sent what run {run_id} had kept while {shown()} did not answer")
     return client
 
 

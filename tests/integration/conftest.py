@@ -146,33 +146,52 @@ def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return store.connect()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server that keeps the artifacts behind itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-         "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "artifacts")],
-        cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
+class Server:
+    """A real MLflow server that keeps the artifacts behind itself; it can be killed, frozen and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        store_uri, artifacts = f"sqlite:///{self.folder / 'server.db'}", str(self.folder / "artifacts")
+        log = (self.folder / "server.log").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
+             "--backend-store-uri", store_uri, "--artifacts-destination", artifacts],
+            cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
         for _ in range(240):
             try:
-                if requests.get(f"{address}/health", timeout=1).ok:
-                    break
+                if requests.get(f"{self.address}/health", timeout=1).ok:
+                    return
             except requests.RequestException:
                 time.sleep(0.25)
-        else:
-            pytest.fail((tmp_path / "server.log").read_text())
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
+        pytest.fail((self.folder / "server.log").read_text())
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+        if number == signal.SIGKILL:
+            self.process.wait()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    server.start()
+    yield server
+    if server.process.poll() is None:
+        server.signal(signal.SIGKILL)
+
+
+@pytest.fixture
+def server(running: Server) -> str:
+    """The address of a real MLflow server."""
+    return running.address
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
+import pytest
 
-from tests.integration.conftest import Clone
+from tests.integration.conftest import Clone, Server
 
 TRAIN = ("--train", "data/augmented/train", "--val", "data/prepared/val")
 
@@ -46,6 +48,47 @@ def test_a_worker_that_is_killed_costs_time_and_nothing_else(clone: Clone, tmp_p
         "print([[m.step for m in c.get_metric_history(x.info.run_id, 'val_top1')] for x in r])"
     )
     assert steps.splitlines()[-1] == str([list(range(1, 13))] * 2), "no epoch logged twice, none missing"
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_training_outlives_its_tracking_server(clone: Clone, running: Server, tmp_path: Path, fault: signal.Signals) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))} | {
+        "MLFLOW_TRACKING_URI": running.address
+    }
+    out = tmp_path / "cnn"
+    command = [sys.executable, "-u", "-m", "pipelines.train", "--model", "cnn", *TRAIN, "--out", str(out)]
+    stage = subprocess.Popen(command, cwd=clone.path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert stage.stdout is not None
+    lines, ended = [], 0.0
+    for line in stage.stdout:
+        lines.append(line)
+        if "epoch 1/2" in line:
+            running.signal(fault)
+        if "epoch 2/2" in line:
+            ended = time.monotonic()
+    assert stage.wait() == 0, "".join(lines)
+    assert time.monotonic() - ended < 90
+    assert "stopped answering" in "".join(lines)
+    assert (out / "weights.safetensors").read_bytes() == (clone.path / "models/cnn/weights.safetensors").read_bytes()
+    register = ("register", "--model", "cnn", "--trained", str(out), "--out", str(out / "receipt.json"))
+    refused = clone.stage(*register, MLFLOW_TRACKING_URI=running.address)
+    assert refused.returncode == 2
+    assert f"the tracking server {running.address} does not answer" in refused.stdout
+    assert not (out / "receipt.json").exists()
+    if fault == signal.SIGKILL:
+        running.start()
+    else:
+        running.signal(signal.SIGCONT)
+    done = clone.stage(*register, MLFLOW_TRACKING_URI=running.address)
+    assert done.returncode == 0, done.stdout
+    assert "tracking: sent what run" in done.stdout
+    assert not list((clone.path / ".kiln/spool").iterdir())
+    told = clone.run("python", "-c", (
+        "from components.tracking import store; c = store.connect(); e = c.get_experiment_by_name('fashion-mnist');"
+        "print([(r.info.status, [m.step for m in c.get_metric_history(r.info.run_id, 'val_top1')])"
+        " for r in c.search_runs([e.experiment_id])])"
+    ), MLFLOW_TRACKING_URI=running.address).stdout  # fmt: skip
+    assert told.splitlines()[-1] == "[('FINISHED', [1, 2])]", "one run, each epoch once"
 
 
 def test_the_same_commands_on_a_real_tracking_server(clone: Clone, server: str, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_the_same_epoch_is_logged_once_however_often_it_is_told(client: Any) -> 
     with runs.training_run(client, NAME, "cnn", {"a": {"b": 1}}, {}, {"training": (".", "0" * 64)}) as run:
         for _ in range(3):
             run.epoch(row)
-    assert run.failure is None
+    assert run.spooled is None
     assert len(client.get_metric_history(run.run_id, "val_top1")) == 1
     told = client.get_run(run.run_id)
     assert (told.info.status, told.data.params) == ("FINISHED", {"a.b": "1"})
