@@ -60,10 +60,13 @@ def fingerprint(module: str, facts: dict[str, Any]) -> str:
 
 
 def git_state() -> dict[str, str]:
-    """Commit, and whether committed files differ from it (`dvc.lock` aside: the stages themselves write it)."""
+    """Commit, and whether the tree differs from it: committed files (`dvc.lock` aside: the stages themselves write it), or
+    code that was never committed."""
     commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    return {"git.commit": commit or "unknown", "git.dirty": "unknown" if changed is None else str(bool(changed)).lower()}
+    status = _git("status", "--porcelain", "--untracked-files=all", "--", ".", ":!dvc.lock")
+    strangers = tuple(f"?? {package}/" for package in PACKAGES)
+    changed = [line for line in (status or "").splitlines() if not line.startswith("?? ") or line.startswith(strangers)]
+    return {"git.commit": commit or "unknown", "git.dirty": "unknown" if status is None else str(bool(changed)).lower()}
 
 
 def _git(*words: str) -> str | None:

@@ -43,7 +43,7 @@ def run(reports: Path) -> None:
     )
     best = max((v for v in verdict.models if verdict.models[v].passed), key=lambda v: metrics[v]["top1"], default=None)
     say(f"pictures: {reports / 'figures'}, data/augmented/preview.png; curves and confusion: dvc plots show; MLflow: make ui")
-    if best:
+    if best and params.promote.alias not in known.get(str(verdict.models[best].version), {}).get("aliases", "").split(", "):
         say(f'next: python -m pipelines.promote --version {verdict.models[best].version} --reason "..."')
 
 

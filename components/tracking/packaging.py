@@ -50,30 +50,18 @@ def save(module: nn.Module, network: Network, sha256: str, name: str, run_id: st
     """Logs a model under a run and reads it back.
 
     Raises:
-        UserError: what came back from the store is not what went in.
+        UserError: the store could not take it, or what came back is not what went in.
     """
-    libraries = environment()
-    with _ONE_AT_A_TIME:
-        # MLflow files the model under the experiment that is set, whatever the run's is.
-        mlflow.set_experiment(experiment_id=experiment_id)
-        info = flavor.log_model(
-            module.eval(),
-            name=name,
-            run_id=run_id,
-            serialization_format="pt2",
-            # Two images, for a batch of one would be exported as a constant.
-            input_example=np.zeros((2, *network.shape), np.uint8),
-            signature=ModelSignature(
-                Schema([TensorSpec(np.dtype(np.uint8), (-1, *network.shape))]),
-                Schema([TensorSpec(np.dtype(np.float32), (-1, len(network.classes)))]),
-            ),
-            pip_requirements=[
-                f"{lib}=={libraries[f'version.{lib}'].split('+')[0]}"
-                for lib in LIBRARIES
-                if lib in ("mlflow", "torch", "numpy")
-            ],
-            metadata={_NETWORK: network.model_dump_json(), SHA256: sha256},
-        )
+    try:
+        with _ONE_AT_A_TIME:
+            # MLflow files the model under the experiment that is set, whatever the run's is.
+            mlflow.set_experiment(experiment_id=experiment_id)
+            info = _log(module, network, sha256, name, run_id)
+    except (OSError, MlflowException) as error:
+        raise UserError(
+            f"the model could not be stored ({type(error).__name__}: {error}); no version was made. Is there room where the "
+            "artifacts are kept? `dvc repro` tries again"
+        ) from error
     stored = load(info.model_uri)
     images = torch.randint(0, 256, (3, *network.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -84,6 +72,26 @@ def save(module: nn.Module, network: Network, sha256: str, name: str, run_id: st
             f"logits differ by {(expected - found).abs().max():.2g}; no version was made, run `dvc repro` again"
         )
     return info
+
+
+def _log(module: nn.Module, network: Network, sha256: str, name: str, run_id: str) -> ModelInfo:
+    libraries = environment()
+    return flavor.log_model(
+        module.eval(),
+        name=name,
+        run_id=run_id,
+        serialization_format="pt2",
+        # Two images, for a batch of one would be exported as a constant.
+        input_example=np.zeros((2, *network.shape), np.uint8),
+        signature=ModelSignature(
+            Schema([TensorSpec(np.dtype(np.uint8), (-1, *network.shape))]),
+            Schema([TensorSpec(np.dtype(np.float32), (-1, len(network.classes)))]),
+        ),
+        pip_requirements=[
+            f"{lib}=={libraries[f'version.{lib}'].split('+')[0]}" for lib in LIBRARIES if lib in ("mlflow", "torch", "numpy")
+        ],
+        metadata={_NETWORK: network.model_dump_json(), SHA256: sha256},
+    )
 
 
 def load(model_uri: str) -> Loaded:

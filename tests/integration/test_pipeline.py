@@ -92,7 +92,7 @@ def test_another_gate_evaluates_again_and_trains_nothing(clone: Clone) -> None:
     assert clone.versions()[str(receipt.version)]["validation_status"] == "failed"
     refused = clone.stage("promote", "--version", str(receipt.version), "--reason", "hope")
     assert refused.returncode == 2
-    assert "failed its validation (min_top1 is 1, found 0.9" in refused.stdout
+    assert "is not promoted to champion: its verdict failed: min_top1 is 1, found 0.9" in refused.stdout
     clone.change("evaluate.gates.min_top1", 0.5)
     clone.repro()
     assert clone.versions()[str(receipt.version)]["validation_status"] == "passed"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +158,30 @@ def test_a_training_that_fails_is_a_failed_run(client: Any) -> None:
         fail()
     found = client.search_runs([store.experiment(client, NAME)], "tags.`kiln.model` = 'broken'")
     assert [run.info.status for run in found] == ["FAILED"]
+
+
+def test_a_full_disk_makes_no_version_and_is_told(client: Any, tmp_path: Path) -> None:
+    name = "crammed"
+    small = tmp_path / "disk"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    try:
+        client.create_experiment(name, artifact_location=str(small))
+        with pytest.raises(UserError, match=r"could not be stored .*No space left on device.* no version was made"):
+            make(client, seed=20, name=name)
+        assert registry.versions(client, name) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert make(client, seed=20, name=name).version == 1, "with room again it works"
+
+
+def test_a_database_that_somebody_else_holds_for_a_while_is_waited_for(client: Any, home: Path) -> None:
+    holder = sqlite3.connect(home / "mlflow.db", check_same_thread=False, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    threading.Timer(3, lambda: holder.execute("ROLLBACK")).start()
+    begun = time.monotonic()
+    receipt = make(client, seed=21)
+    assert time.monotonic() - begun > 2
+    assert registry.load(receipt).sha256 == receipt.sha256

@@ -56,6 +56,11 @@ def test_git_state_overlooks_dvc_lock_and_nothing_else(tree: Path) -> None:
     assert len(provenance.git_state()["git.commit"]) == 40
     (tree / "dvc.lock").write_text("2")
     assert provenance.git_state()["git.dirty"] == "false"
+    (tree / "notes.txt").write_text("nobody's business")
+    assert provenance.git_state()["git.dirty"] == "false"
+    (tree / "components" / "new.py").write_text("x = 1")
+    assert provenance.git_state()["git.dirty"] == "true"
+    (tree / "components" / "new.py").unlink()
     (tree / "components" / "a.py").write_text("x = 1")
     assert provenance.git_state()["git.dirty"] == "true"
 
