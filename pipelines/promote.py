@@ -14,7 +14,7 @@ from components.artifacts import Comparison, ModelVerdict, Move
 from components.console import launch, say, table
 from components.errors import UserError
 from components.evaluation.compare import compare_evidence
-from components.params import load_params
+from components.params import Params, load_params
 from components.provenance import git_state
 from components.tracking import history, registry, store
 
@@ -59,14 +59,14 @@ def promote(
     if number == current.now == current.expected:
         say(f"promote: {name}@{alias} is version {number} already; nothing to do")
         return
-    decision = _judge(client, name, number, alias, holder, params)
-    _show(name, alias, number, holder, decision)
+    decision = _judge(client, candidate, alias, current.rival, params)
+    _show(name, alias, number, current.rival, decision)
     if decision.objections and override is None:
         raise UserError(f"{name} version {number} is not promoted to {alias}: {'; '.join(decision.objections)}")
     if dry_run:
         say(f"promote: dry run, nothing was changed; {name}@{alias} would move from {history.describe(holder)} to {number}")
         return
-    if number == holder:
+    if current.interrupted and number == current.expected:
         history.follow(client, name, alias)
         say(f"promote: move {current.entries[-1].number} to version {number} had been interrupted; it is complete now")
         return
@@ -137,30 +137,38 @@ def show_history(name: str | None = None, alias: str | None = None) -> None:
     say(f"{name}@{alias} is {history.describe(current.now)}")
 
 
-def _judge(client: Any, name: str, number: int, alias: str, holder: int | None, params: Any) -> Decision:
-    candidate = registry.get(client, name, number)
-    verdict = registry.require_intact(candidate)
+def _judge(client: Any, candidate: Any, alias: str, rival: int | None, params: Params) -> Decision:
+    """What speaks against a candidate. Raises `UserError` for what no override covers: no verdict, or other bytes."""
+    verdict, settings = registry.require_intact(candidate), params.promote
     objections = [
         f"its verdict failed: {g.gate} is {g.threshold:g}, found {g.value:.4f}" for g in verdict.gates if not g.passed
     ]
-    if candidate.tags.get(registry.STATUS) != "passed" and not objections:
-        objections.append(f"{registry.STATUS} is {candidate.tags.get(registry.STATUS)}")
-    comparison = None
-    if holder is not None and holder != number:
-        other = registry.get(client, name, holder)
-        comparison = compare_evidence(
+    status = candidate.tags.get(registry.STATUS)
+    if status != "passed" and not objections:
+        objections.append(f"{registry.STATUS} is {status}")
+    if rival is None or rival == int(candidate.version):
+        return Decision(verdict, None, objections)
+    found: Comparison | None = None
+    reason = ""
+    try:
+        other = registry.get(client, candidate.name, rival)
+        found = compare_evidence(
             (verdict, registry.predictions_of(candidate)),
             (registry.verdict_of(other), registry.predictions_of(other)),
-            params.promote.max_regression,
+            settings.max_regression,
             params.seed,
         )
-        if not comparison.passed and alias == params.promote.alias:
-            objections.append(
-                f"it may be worse than version {holder} by {-100 * comparison.low:.2f} points of top-1 "
-                f"(95 % interval {100 * comparison.low:+.2f} to {100 * comparison.high:+.2f}); "
-                f"promote.max_regression allows {100 * comparison.max_regression:.2f}"
-            )
-    return Decision(verdict, comparison, objections)
+    except UserError as error:
+        reason = f"it cannot be compared with version {rival}: {error}"
+    if found and not found.passed:
+        reason = (
+            f"it may be worse than version {rival} by {-100 * found.low:.2f} points of top-1 "
+            f"(95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}); "
+            f"promote.max_regression allows {100 * found.max_regression:.2f}"
+        )
+    if reason and alias == settings.alias:
+        objections.append(reason)
+    return Decision(verdict, found, objections)
 
 
 def _best(client: Any, name: str, metric: str) -> Any:

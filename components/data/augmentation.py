@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import multiprocessing
 from collections.abc import Callable
 
+import joblib
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -82,12 +83,13 @@ def augment(
     if not len(rows):
         return images
     pixels = np.empty((len(rows), *images.pixels.shape[1:]), np.uint8)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    loader = DataLoader(
-        _Copies(images, rows, numbers, settings.policy, seed),
-        batch_size=256,
-        num_workers=workers if len(rows) >= _PARALLEL_FROM and workers > 1 else 0,
-    )
+    workers = joblib.cpu_count() if len(rows) >= _PARALLEL_FROM else 0
+    # Not a plain fork: torch has threads, and a child forked among them may hang.
+    context = multiprocessing.get_context("forkserver") if workers else None
+    if context:
+        context.set_forkserver_preload([__name__])  # imports torchvision once for all of them
+    copies = _Copies(images, rows, numbers, settings.policy, seed)
+    loader = DataLoader(copies, batch_size=256, num_workers=workers, multiprocessing_context=context)
     done = 0
     for batch in loader:
         pixels[done : done + len(batch)] = batch.numpy()

@@ -55,6 +55,11 @@ class State:
         return self.expected if self.interrupted else self.now
 
     @property
+    def rival(self) -> int | None:
+        """Whom a candidate is compared with: where the history leads, even if somebody moved the alias by hand since."""
+        return self.expected if self.entries and self.there else self.now
+
+    @property
     def undoable(self) -> Entry | None:
         """The last move that is not itself taken back or the taking back of another."""
         undone = {entry.move.undoes for entry in self.entries}

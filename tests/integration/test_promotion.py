@@ -249,6 +249,30 @@ def test_a_hand_moved_alias_and_a_deleted_version_are_told(
     assert champion(client) == four[2].version
 
 
+def test_a_hand_moved_alias_opens_no_way_around_the_comparison(client: Any, four: list[Receipt]) -> None:
+    promote(four[3])
+    client.set_registered_model_alias(NAME, "champion", str(four[0].version))
+    for receipt in (four[0], four[1]):
+        with pytest.raises(UserError, match=f"may be worse than version {four[3].version}"):
+            promote(receipt)
+    assert champion(client) == four[0].version, "nothing moved, nothing was mended in silence"
+    promote(four[0], override="taken over by hand")
+    assert history.state(client, NAME, "champion").expected == champion(client) == four[0].version
+    promote(four[3])
+    assert champion(client) == four[3].version
+
+
+def test_an_alias_that_stood_before_there_was_a_history(client: Any, four: list[Receipt]) -> None:
+    stranger = make(client, seed=60)
+    client.set_registered_model_alias(NAME, "champion", str(stranger.version))
+    with pytest.raises(UserError, match=f"cannot be compared with version {stranger.version}: .* was never evaluated"):
+        promote(four[3])
+    promote(four[3], override="nobody knows what stood there")
+    client.set_registered_model_alias(NAME, "challenger", str(four[1].version))
+    promote(four[1], alias="challenger")
+    assert champion(client, "challenger") == four[1].version
+
+
 def test_a_cut_history_is_told(client: Any, four: list[Receipt]) -> None:
     promote(four[0])
     promote(four[1])
