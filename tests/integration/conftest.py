@@ -35,7 +35,7 @@ class Clone:
     path: Path
     env: dict[str, str] = field(default_factory=dict)
 
-    def run(self, *command: str, check: bool = True, timeout: float = 280, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
         """Runs a command as a user would, without a terminal, its output in `stdout` (errors included)."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "KILN_", "GIT_"))}
         inherited.pop("PYTHONDONTWRITEBYTECODE", None)

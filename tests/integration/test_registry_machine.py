@@ -23,7 +23,6 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.timeout(600)
 def test_whatever_is_tried_the_alias_names_a_judged_version_and_the_history_leads_there(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
