@@ -32,10 +32,13 @@ def find(client: MlflowClient, name: str, sha256: str) -> ModelVersion | None:
 
     Should there be several (two registered at once, or the reply to the call that made one was lost and it was made
     again), the lowest number is the one, for everybody and for ever; the others, which nobody can have a receipt of,
-    are removed.
+    are removed. One that was judged or has an alias is somebody's copy and stays.
     """
     found = sorted(client.search_model_versions(f"name = '{name}' and tags.`{SHA256}` = '{sha256}'"), key=_number)
+    held = set(aliases(client, name).values()) if found[1:] else set()
     for spare in found[1:]:
+        if STATUS in spare.tags or _number(spare) in held:
+            continue
         try:
             client.delete_model_version(name, spare.version)
         except MlflowException:  # whoever else registers these bytes has just done so

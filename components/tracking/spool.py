@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def keep(address: str, run_id: str, metrics: list[Metric], status: str) -> Path:
     """Writes down the metrics that a run still lacks, and how it ended."""
     path = FOLDER / f"{run_id}.json"
     rows = [[m.key, m.value, m.timestamp, m.step] for m in metrics]
-    write_bytes(path, json.dumps({"address": address, "status": status, "metrics": rows}).encode())
+    write_bytes(path, json.dumps({"store": _digest(address), "status": status, "metrics": rows}).encode())
     return path
 
 
@@ -28,7 +29,7 @@ def replay(client: MlflowClient, address: str) -> list[str]:
     done = []
     for path in sorted(FOLDER.glob("*.json")):
         kept = json.loads(path.read_bytes())
-        if kept["address"] != address:
+        if kept["store"] != _digest(address):
             continue
         metrics = [Metric(*row) for row in kept["metrics"]]
         try:
@@ -42,6 +43,11 @@ def replay(client: MlflowClient, address: str) -> list[str]:
         path.unlink()
         done.append(path.stem)
     return done
+
+
+def _digest(address: str) -> str:
+    """An address may hold a password, which has no place in a file."""
+    return hashlib.sha256(address.encode()).hexdigest()
 
 
 def _missing(client: MlflowClient, run_id: str, metrics: list[Metric]) -> list[Metric]:

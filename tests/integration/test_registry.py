@@ -36,6 +36,22 @@ def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: A
             assert torch.allclose(loaded.module(images), expected(images), atol=1e-5)
 
 
+def test_spare_versions_of_the_same_bytes_go_but_somebodys_copy_stays(client: Any) -> None:
+    receipt = make(client, seed=30)
+    first = registry.get(client, NAME, receipt.version)
+    judged, named, spare = (
+        client.create_model_version(NAME, source=first.source, run_id=first.run_id, tags=dict(first.tags)) for _ in range(3)
+    )
+    client.set_model_version_tag(NAME, judged.version, registry.STATUS, "passed")
+    client.set_registered_model_alias(NAME, "mine", named.version)
+    assert registry.find(client, NAME, receipt.sha256).version == first.version
+    left = [v.version for v in registry.versions(client, NAME) if v.tags[registry.SHA256] == receipt.sha256]
+    assert left == [first.version, judged.version, named.version]
+    client.delete_registered_model_alias(NAME, "mine")
+    assert registry.find(client, NAME, receipt.sha256).version == first.version
+    assert spare.version not in [v.version for v in registry.versions(client, NAME)]
+
+
 def test_anyone_can_load_it_with_mlflow_alone_and_pickle_off(client: Any) -> None:
     import mlflow.pyfunc
 
