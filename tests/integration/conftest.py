@@ -156,13 +156,13 @@ class Server:
             self.port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    def start(self, **env: str) -> None:
         store_uri, artifacts = f"sqlite:///{self.folder / 'server.db'}", str(self.folder / "artifacts")
         log = (self.folder / "server.log").open("a")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
              "--backend-store-uri", store_uri, "--artifacts-destination", artifacts],
-            cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+            cwd=self.folder, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **env},
         )  # fmt: skip
         for _ in range(240):
             try:

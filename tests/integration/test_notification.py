@@ -1,0 +1,55 @@
+"""Somebody wants to hear of a promotion: MLflow's own webhooks serve, on a server."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.tracking import store
+from pipelines import promote as verb
+from tests.integration.conftest import Server
+from tests.integration.versions import NAME, judge, make
+
+
+def test_a_webhook_hears_of_a_promotion_and_of_its_reason(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    server = Server(tmp_path)
+    # Outside of tests webhooks go to https addresses only.
+    server.start(MLFLOW_WEBHOOK_ALLOWED_SCHEMES="http", MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS="true")
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        monkeypatch.chdir(home)
+        client = store.connect()
+        address = f"http://127.0.0.1:{receiver.server_address[1]}/hook"
+        client.create_webhook("promotions", address, ["model_version_alias.created", "model_version.created"])
+        receipt = make(client, seed=1)
+        judge(client, receipt, 1900)
+        verb.promote(receipt.version, "a webhook listens")
+        messages = [heard.get(timeout=60) for _ in range(3)]
+    finally:
+        server.signal(signal.SIGKILL)
+        receiver.shutdown()
+    told = {(message["entity"], message["data"]["name"]): message["data"] for message in messages}
+    moved = told["model_version_alias", NAME]
+    assert (moved["alias"], moved["version"]) == ("champion", str(receipt.version))
+    record = json.loads(told["model_version", f"{NAME}-history"]["tags"]["kiln.move"])
+    assert (record["reason"], record["target"]) == ("a webhook listens", receipt.version)
