@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from components.errors import UserError
 
@@ -26,13 +27,13 @@ def say(text: str) -> None:
     out.print(text, markup=False)
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """The first column reads left, the others right. Cells may carry rich's markup."""
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+def table(title: str, columns: list[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """The first column reads left, the others right. Text is shown as it is, brackets included; `Text` may have a style."""
+    grid = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE)
     for n, column in enumerate(columns):
-        grid.add_column(column, justify="left" if n == 0 else "right")
+        grid.add_column(Text(column), justify="left" if n == 0 else "right")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     out.print(grid)
 
 

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from rich.text import Text
+
 from components.artifacts import Verdict
 from components.console import launch, say, table
 from components.params import load_params
@@ -23,7 +25,7 @@ def run(reports: Path) -> None:
     rows = []
     for model, m in metrics.items():
         judged = verdict.models[model]
-        now = known.get(str(judged.version), {"status": "[red]not in the registry[/]", "aliases": ""})
+        now = known.get(str(judged.version), {"status": "not in the registry", "aliases": ""})
         rows.append(
             [
                 model,
@@ -32,7 +34,7 @@ def run(reports: Path) -> None:
                 f"{m['min_class_recall']:.2%}",
                 f"{m['ece']:.4f}",
                 str(judged.version),
-                {"passed": "[green]passed[/]", "failed": "[red]failed[/]"}.get(now["status"], now["status"]),
+                Text(now["status"], "green" if now["status"] == "passed" else "red"),
                 now["aliases"] or "-",
             ]
         )

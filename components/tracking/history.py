@@ -14,8 +14,6 @@ import uuid
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from components.artifacts import Move
 from components.errors import UserError
@@ -106,13 +104,9 @@ def append(client: MlflowClient, name: str, move: Move) -> Entry:
     Raises:
         UserError: another move came first; says whose.
     """
-    try:
-        client.create_registered_model(
-            ledger(name), description=f"Every move of an alias of {name}, one version each. Written by Kiln; never edit it."
-        )
-    except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-            raise
+    registry.ensure(
+        client, ledger(name), f"Every move of an alias of {name}, one version each. Written by Kiln; never edit it."
+    )
     source = f"models:/{name}/{move.target or move.source}"
     client.create_model_version(ledger(name), source=source, tags={_TAG: move.model_dump_json()}, await_creation_for=0)
     entries = read(client, name)

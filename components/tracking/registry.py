@@ -55,6 +55,15 @@ def model_id(version: ModelVersion) -> str:
     return str(version.source).removeprefix("models:/")
 
 
+def ensure(client: MlflowClient, name: str, description: str | None = None) -> None:
+    """Makes the registered model, unless it is there."""
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+
+
 def create(
     client: MlflowClient,
     name: str,
@@ -71,11 +80,7 @@ def create(
     Raises:
         UserError: what came back from the store is not what went in; no version was made.
     """
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-            raise
+    ensure(client, name)
     info = packaging.save(module, network, sha256, model, run_id, client.get_run(run_id).info.experiment_id)
     for attempt in range(1, _ATTEMPTS + 1):
         version = find(client, name, sha256)

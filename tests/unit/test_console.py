@@ -51,3 +51,10 @@ def test_without_a_terminal_progress_is_sparse(capsys: pytest.CaptureFixture[str
             now += 0.5
             meter.count(done, 100)
     assert capsys.readouterr().out.splitlines() == [f"work: {n}% {n}/100" for n in (19, 39, 59, 79, 99)]
+
+
+def test_a_table_shows_what_people_wrote_as_they_wrote_it(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table("[title]", ["why"], [["see [/docs] and [urgent]"]])
+    shown = capsys.readouterr().out
+    assert "[title]" in shown
+    assert "see [/docs] and [urgent]" in shown
