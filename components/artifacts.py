@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -97,7 +98,7 @@ class TrainResult(Record):
     sha256: str
     fingerprint: str
     data: dict[str, str]
-    world_size: int
+    micro_batches: int
     global_batch_size: int
     device: str
     precision: str
@@ -184,15 +185,48 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes beside and renames, so that a reader finds the old file or the new one."""
+def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Writes beside and renames, so that a reader finds the old file or the new one; `durable`: after a power cut, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(data)
+        with beside.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
+        if durable:
+            parent = os.open(path.parent, os.O_RDONLY)  # the rename itself
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(lock: Path, what: str) -> Iterator[None]:
+    """Holds `lock` for the length of the block; the kernel gives it back when the process dies, however that happens.
+
+    Raises:
+        UserError: another living process holds it; names it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{what} is already being made by process {file.read().strip() or '(starting)'} "
+                "(perhaps left over from a `dvc` that was killed); wait for it, or end it and run this again"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -30,6 +31,10 @@ def _rows(section: type[Section], prefix: str) -> list[str]:
         if inner and get_origin(field.annotation) is dict:
             rows += [f"| `{key}` | names | {_default(field)} | {meaning} |", *_rows(inner, f"{key}.<name>.")]
         elif inner:
+            if type(None) in get_args(field.annotation):
+                rows.append(f"| `{key}` | null, or what follows | null | {meaning} |")
+            elif any(isinstance(part, BeforeValidator) for part in field.metadata):
+                rows.append(f"| `{key}` | one value, or what follows | | {meaning} |")
             rows += _rows(inner, f"{key}.")
         elif members := _union_of_sections(field.annotation):
             rows.append(f"| `{key}` | a list of what follows | {_default(field)} | {meaning} |")
@@ -43,6 +48,8 @@ def _rows(section: type[Section], prefix: str) -> list[str]:
 
 def _section(annotation: Any) -> type[Section] | None:
     candidate = get_args(annotation)[-1] if get_origin(annotation) is dict else annotation
+    if type(None) in get_args(candidate):
+        candidate = next(member for member in get_args(candidate) if member is not type(None))
     return candidate if isinstance(candidate, type) and issubclass(candidate, Section) else None
 
 

@@ -19,7 +19,7 @@ def run(models: Path) -> None:
     emptied, or `MLFLOW_TRACKING_URI` may point elsewhere now. Without the receipt `dvc repro` registers again.
     """
     settings = load_params().train
-    check_local(Request(settings.num_workers, settings.cpus_per_worker))
+    check_local(Request(settings.workers[0], settings.cpus_per_worker))
     client = store.connect()
     for path in sorted(models.glob("*/receipt.json")):
         receipt = Receipt.read(path)

@@ -62,6 +62,8 @@ def session() -> Iterator[str]:
             # A token of this session alone, in memory: Ray would otherwise write one under the home directory.
             if "RAY_AUTH_TOKEN_PATH" not in os.environ:
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            # When this process is killed, Ray's agents would look for its dead head for a minute before they give up.
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
             ray.init(
                 address="local",
                 num_cpus=joblib.cpu_count(),

@@ -6,21 +6,10 @@ example looks like depends neither on the number of workers nor on the order in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from components.params import OnlineAugment
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's part of one global batch: rows of the data set, and the loss weight of each (float, 0 for a filler)."""
-
-    rows: Tensor
-    weights: Tensor
 
 
 def epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
@@ -29,21 +18,10 @@ def epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed << 24 | epoch) << 4 | stream)
 
 
-def rank_batches(rows: int, global_batch: int, rank: int, world: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """This rank's share of each global batch of an epoch; together the ranks see every row exactly once.
-
-    The weights of one global batch sum to `world` over all ranks, so that the mean over ranks of each rank's weighted sum
-    of losses (what DDP computes of the gradients) is the mean over the batch, whatever the shares. The last batch may be
-    short; a rank without an example in it computes on a filler of weight 0, for the collectives need every rank.
-    """
-    order = torch.randperm(rows, generator=epoch_generator(seed, epoch, 0))
-    for chunk in order.split(global_batch):
-        share = chunk.tensor_split(world)[rank]
-        weight = world / len(chunk)
-        if len(share):
-            yield Batch(share, torch.full((len(share),), weight))
-        else:
-            yield Batch(chunk[:1], torch.zeros(1))
+def epoch_batches(rows: int, global_batch: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """The global batches of one epoch, as rows of the data set: each row once. The last batch may be short."""
+    batches: tuple[Tensor, ...] = torch.randperm(rows, generator=epoch_generator(seed, epoch, 0)).split(global_batch)
+    return batches
 
 
 class Augmenter:

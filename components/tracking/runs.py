@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ class TrainingRun:
     What does not get through is tried again with whatever comes next, and in the end kept in the spool.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, logged: Iterable[tuple[str, int]] = ()) -> None:
         self.client, self.run_id = client, run_id
-        self.logged: set[int] = set()
+        self.logged = set(logged)
         self.spooled: Path | None = None
         self._unsent: list[Metric] = []
         self._guard = threading.Lock()
@@ -45,9 +45,7 @@ class TrainingRun:
 
     def epoch(self, row: Epoch, extra: dict[str, float] | None = None) -> None:
         """Logs one epoch, once however often it is told (a restarted worker group tells again)."""
-        if row.epoch not in self.logged:
-            self.logged.add(row.epoch)
-            self._put(row.model_dump(exclude={"epoch", "step"}) | (extra or {}), row.epoch)
+        self._put(row.model_dump(exclude={"epoch", "step"}) | (extra or {}), row.epoch)
 
     def metrics(self, values: dict[str, float]) -> None:
         """Logs figures that belong to no epoch."""
@@ -55,7 +53,8 @@ class TrainingRun:
 
     def _put(self, values: dict[str, float], step: int) -> None:
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for key, value in values.items()]
+        metrics = [Metric(key, value, now, step) for key, value in values.items() if (key, step) not in self.logged]
+        self.logged |= {(m.key, m.step) for m in metrics}
         with self._guard:
             self._unsent += metrics
         self._queue.put(metrics)
@@ -99,14 +98,47 @@ def training_run(
     params: dict[str, Any],
     tags: dict[str, str],
     datasets: dict[str, tuple[str, str]],
+    resume: str | None = None,
 ) -> Iterator[TrainingRun]:
-    """Opens a run, which ends FINISHED or, if the block raises, FAILED. Once it is open, no fault of the server's ends it.
+    """Opens a run, which ends FINISHED or, if the block raises, FAILED (KILLED if it was interrupted). Once it is open, no
+    fault of the server's ends it.
 
-    `params` may be nested; `datasets` maps a context (`training`, `validation`) to a path and its SHA-256.
+    `params` may be nested; `datasets` maps a context (`training`, `validation`) to a path and its SHA-256. `resume` is the
+    run to go on with, if it still exists and has not finished.
     """
+    logged = _reopen(client, resume, tags[FINGERPRINT]) if resume else None
+    if resume is None or logged is None:
+        run_id, logged = _create(client, experiment_name, model, params, tags, datasets), set()
+    else:
+        run_id = resume
+    machine = SystemMetricsMonitor(run_id, resume_logging=bool(logged))
+    machine.start()
+    run, status = TrainingRun(client, run_id, logged), "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        # It joins its own thread, which may be waiting for a server that does not answer.
+        finishing = threading.Thread(target=machine.finish, daemon=True)
+        finishing.start()
+        finishing.join(_PATIENCE_S)
+        run.end(status)
+
+
+def _create(
+    client: MlflowClient,
+    experiment_name: str,
+    model: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    datasets: dict[str, tuple[str, str]],
+) -> str:
     experiment_id = store.experiment(client, experiment_name)
     tags = {**resolve_tags(), MODEL: model, **tags}
-    run_id = client.create_run(experiment_id, run_name=model, tags=tags).info.run_id
+    run_id: str = client.create_run(experiment_id, run_name=model, tags=tags).info.run_id
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params).items()])
     client.log_inputs(
         run_id,
@@ -119,18 +151,23 @@ def training_run(
             for context, (path, sha256) in datasets.items()
         ],
     )
-    machine = SystemMetricsMonitor(run_id)
-    machine.start()
-    run, status = TrainingRun(client, run_id), "FAILED"
+    return run_id
+
+
+def _reopen(client: MlflowClient, run_id: str, fingerprint: str) -> set[tuple[str, int]] | None:
+    """Takes up an unfinished run again; returns which metrics it has at which steps. None: there is no such run any more."""
     try:
-        yield run
-        status = "FINISHED"
-    finally:
-        # It joins its own thread, which may be waiting for a server that does not answer.
-        finishing = threading.Thread(target=machine.finish, daemon=True)
-        finishing.start()
-        finishing.join(_PATIENCE_S)
-        run.end(status)
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    over = found.info.status == "FINISHED" or found.info.lifecycle_stage == "deleted"
+    if over or found.data.tags.get(FINGERPRINT) != fingerprint:
+        return None
+    client.update_run(run_id, status="RUNNING")
+    own = [key for key in found.data.metrics if not key.startswith("system/")]
+    return {(key, m.step) for key in own for m in client.get_metric_history(run_id, key)}
 
 
 def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> str | None:

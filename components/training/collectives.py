@@ -1,10 +1,26 @@
-"""Sums over ranks. One process without a group is a world of one."""
+"""What ranks do together. One process without a group is a world of one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+
+
+class PeerLostError(RuntimeError):
+    """A collective failed: another rank died, froze or was cut off. It says nothing about this rank's own work."""
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's errors have no class of their own in common
+        raise PeerLostError(str(error)) from error
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -12,22 +28,66 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The element-wise sum, in place and on every rank."""
+    """The element-wise sum, in place and on every rank. Its order is the backend's: exact for whole numbers only."""
     if rank_and_world()[1] > 1:
-        dist.all_reduce(values)
+        with _together():
+            dist.all_reduce(values)
     return values
 
 
-def average_buffers(model: nn.Module) -> None:
-    """Replaces floating-point buffers (the running statistics of batch norm) by their mean over ranks.
+def gather(mine: Any) -> list[Any]:
+    """Small objects of all ranks, by rank."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world
+    with _together():
+        dist.all_gather_object(everyone, mine)
+    return everyone
 
-    Each rank normalises by its own part of the batch; without this, what is validated and saved would be rank 0's view.
+
+def share_bytes(data: bytes | None, device: torch.device) -> bytes | None:
+    """Rank 0's bytes, or its None, on every rank."""
+    if rank_and_world()[1] == 1:
+        return data
+    with _together():
+        size = torch.tensor([-1 if data is None else len(data)], device=device)
+        dist.broadcast(size, 0)
+        if size.item() < 0:
+            return None
+        buffer = torch.empty(int(size.item()), dtype=torch.uint8, device=device)
+        if data is not None:
+            buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(buffer, 0)
+    return bytes(buffer.cpu().numpy())
+
+
+def pairwise_sum(parts: list[Tensor]) -> Tensor:
+    """Sums neighbours, then neighbours of the sums, and so on; one that has no neighbour waits for the next round.
+
+    Any aligned block of 2^k parts may be summed on its own beforehand without changing a bit. Overwrites `parts`.
+    """
+    while len(parts) > 1:
+        parts = [parts[i].add_(parts[i + 1]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
+    return parts[0]
+
+
+def ordered_sum(slots: Tensor, owned: list[int], out: Tensor) -> None:
+    """Sums all ranks' slots, rank by rank and in each rank by slot, pairwise: an all-reduce whose order is fixed.
+
+    `slots` is `(S, L)` on every rank, of which rank r has filled the first `owned[r]`; `out` is `(L,)`; the world divides L.
+    Each rank sums one part of all vectors and hands it to the others: the traffic of a ring all-reduce (2 L in all), without
+    its order of summation, which depends on the number of ranks.
     """
     world = rank_and_world()[1]
     if world == 1:
+        out.copy_(pairwise_sum(list(slots[: owned[0]])))
         return
-    buffers = [b for b in model.buffers() if b.is_floating_point()]
-    if buffers:
-        flat = sum_over_ranks(torch.cat([b.reshape(-1) for b in buffers])) / world
-        for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-            buffer.copy_(mean.view_as(buffer))
+    count, length = slots.shape
+    part = length // world
+    outgoing = slots.view(count, world, part).transpose(0, 1).contiguous()
+    incoming = torch.empty_like(outgoing)
+    with _together():
+        dist.all_to_all_single(incoming, outgoing)
+        mine = pairwise_sum([incoming[r, s] for r in range(world) for s in range(owned[r])])
+        dist.all_gather_into_tensor(out, mine)

@@ -3,147 +3,212 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from components.artifacts import Epoch, Network
-from components.data.batches import Augmenter, Batch, rank_batches
+from components.data.batches import Augmenter, epoch_batches
 from components.data.images import Images
 from components.errors import UserError
 from components.models import build
 from components.models.classifier import Classifier
 from components.params import Recipe
-from components.training.collectives import average_buffers, rank_and_world, sum_over_ranks
-from components.training.optim import build_optimizer, build_schedule
+from components.training.collectives import gather, rank_and_world, sum_over_ranks
 from components.training.precision import autocast, probe
+from components.training.progress import Pulse
+from components.training.reduction import Totals
+from components.training.state import State
+from components.training.surroundings import ALONE, Surroundings
 
-Emit = Callable[[dict[str, Any]], None]
 # Fixed, so that each image is always computed in the same company and the figures do not depend on the world size.
 VALIDATION_BATCH = 500
-_PULSE_S = 1.0
 
 
 @dataclass
 class Outcome:
-    """What training leaves: one row per epoch, and the weights of the best of them on the CPU."""
+    """What training leaves: one row per epoch, and the weights of the best of them on the CPU. `stopped` tells after which
+    step somebody asked for an end; the state then is in the checkpoint and the rest is empty."""
 
     precision: str
     parameters: int
     history: list[Epoch] = field(default_factory=list)
     best: Epoch | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, row: Epoch, model: nn.Module) -> None:
-        """Notes an epoch, and the model's weights if none was better: by top-1, then by loss, then the earlier."""
-        self.history.append(row)
-        if self.best is None or (row.val_top1, -row.val_loss) > (self.best.val_top1, -self.best.val_loss):
-            self.best = row
-            self.state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    stopped: int | None = None
 
 
-def train(
-    network: Network,
-    train_images: Images,
-    val_images: Images,
-    recipe: Recipe,
-    *,
-    global_batch: int,
-    seed: int,
-    device: torch.device,
-    precision: str = "auto",
-    emit: Emit = lambda _: None,
-) -> Outcome:
-    """Trains one model, data-parallel over the process group if there is one. Every rank calls it with the same data.
+@dataclass(frozen=True)
+class Run:
+    """What stays the same in all steps of one training."""
 
-    `emit` is called on rank 0 with plain dictionaries: `probe`, `step` (about one a second) and `epoch` (each epoch).
+    network: Network
+    train: Images
+    val: Images
+    recipe: Recipe
+    global_batch: int
+    micro_batches: int
+    seed: int
+    device: torch.device
+    around: Surroundings
+
+
+def train(run: Run, *, precision: str = "auto", resume: dict[str, Any] | None = None) -> Outcome:
+    """Trains one model, data-parallel over the process group if there is one. Every rank calls it with the same arguments.
+
+    Weights and history depend on `run` and the kind of machine, not on the number of ranks (with as many threads each), nor
+    on interruptions: `resume` is the state that an earlier call gave to `save`, and training goes on behind its last step.
 
     Raises:
-        UserError: the loss stopped being finite; names the epoch.
+        UserError: the loss or the gradient is not finite; the model is as it was before that step.
     """
-    rank, world = rank_and_world()
-    emit = emit if rank == 0 else (lambda _: None)
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-    torch.manual_seed(seed)
-    model = build(network).to(device).to(memory_format=torch.channels_last)
-    pixels, labels = torch.from_numpy(train_images.pixels).to(device), torch.from_numpy(train_images.labels).to(device)
-    augmenter = Augmenter(pixels, recipe.augment, torch.tensor(network.channels.mean, device=device).round().to(torch.uint8))
-    if precision == "auto":
-        share = global_batch // world
-        rows = (torch.arange(share) + rank * share) % len(train_images)
-        measured = probe(model, pixels[rows.to(device)], labels[rows.to(device)])
+    rank, _ = rank_and_world()
+    torch.use_deterministic_algorithms(True, warn_only=run.device.type != "cpu")
+    torch.manual_seed(run.seed)
+    model = build(run.network).to(run.device).to(memory_format=torch.channels_last)
+    pixels, labels = torch.from_numpy(run.train.pixels).to(run.device), torch.from_numpy(run.train.labels).to(run.device)
+    fill = torch.tensor(run.network.channels.mean, device=run.device).round().to(torch.uint8)
+    augmenter = Augmenter(pixels, run.recipe.augment, fill)
+    if resume is not None:
+        precision = resume["precision"]
+    elif precision == "auto":
+        size = run.global_batch // run.micro_batches
+        rows = (torch.arange(size) + rank * size) % len(run.train)
+        measured = probe(model, pixels[rows.to(run.device)], labels[rows.to(run.device)])
         precision = measured.precision
-        emit({"kind": "probe", **vars(measured)})
+        run.around.emit({"kind": "probe", **vars(measured)})
+    state = State(model, run.recipe, math.ceil(len(run.train) / run.global_batch), precision)
+    if resume is not None:
+        state.restore(resume)
+        history = [row.model_dump() for row in state.score.history]
+        run.around.emit({"kind": "resumed", "epoch": state.epoch, "step": state.step, "history": history})
+    elif rank == 0:
+        run.around.save(state.dump(), True)  # the probe's choice stands from here on
+    finished = _epochs(run, state, Stepper(run, state, augmenter, labels))
     outcome = Outcome(precision, sum(p.numel() for p in model.parameters()))
-    wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True) if world > 1 else model
-    optimizer = build_optimizer(model, recipe)
-    steps_per_epoch = math.ceil(len(train_images) / global_batch)
-    schedule = build_schedule(optimizer, recipe, steps_per_epoch)
-    pulse = Pulse(emit, len(train_images), recipe.epochs, steps_per_epoch)
-
-    for epoch in range(1, recipe.epochs + 1):
-        model.train()
-        pulse.begin_epoch(epoch)
-        augmenter.begin(seed, epoch)
-        sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
-        for batch in rank_batches(len(train_images), global_batch, rank, world, seed, epoch):
-            sums += _step(wrapped, optimizer, augmenter, labels, batch, recipe.label_smoothing, precision)
-            learning_rate = float(schedule.get_last_lr()[0])
-            schedule.step()
-            pulse.beat(sums, len(batch.rows))
-        loss, top1 = (sum_over_ranks(sums) / len(train_images)).tolist()
-        if not math.isfinite(loss):
-            raise UserError(f"the training loss of epoch {epoch} is {loss}; lower learning_rate or lengthen warmup_epochs")
-        rate = pulse.end_epoch()
-        average_buffers(model)
-        val_loss, val_top1 = validate(model, val_images, device)
-        outcome.add(
-            Epoch(
-                epoch=epoch,
-                step=epoch * steps_per_epoch,
-                learning_rate=learning_rate,
-                train_loss=loss,
-                train_top1=top1,
-                val_loss=val_loss,
-                val_top1=val_top1,
-            ),
-            model,
-        )
-        emit({"kind": "epoch", **outcome.history[-1].model_dump(), "images_per_s": rate})
+    if not finished:
+        outcome.stopped = state.step
+        return outcome
+    outcome.history, outcome.best, outcome.state = state.score.history, state.score.best, state.score.state
     return outcome
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    augmenter: Augmenter,
-    labels: Tensor,
-    batch: Batch,
-    smoothing: float,
-    precision: str,
-) -> Tensor:
-    """One step of the optimiser. Returns the sums of this rank's losses and correct predictions, `float64 (2,)`."""
-    rows, weights = batch.rows.to(labels.device), batch.weights.to(labels.device)
-    targets = labels[rows]
-    with autocast(labels.device, precision):
-        logits = model(augmenter.batch(batch.rows))
-    losses = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
-    optimizer.zero_grad(set_to_none=True)
-    (losses * weights).sum().backward()
-    optimizer.step()
-    real = weights > 0
-    with torch.no_grad():
-        return torch.stack([losses[real].sum(), (logits.argmax(1) == targets)[real].sum()]).double()
+def _epochs(run: Run, state: State, stepper: Stepper) -> bool:
+    """Trains until the last epoch, or until early stopping; False if somebody asked to stop before."""
+    rank, _ = rank_and_world()
+    emit = run.around.emit
+    pulse = Pulse(emit, len(run.train), run.recipe.epochs, state.steps_per_epoch, state.step)
+    while state.epoch <= run.recipe.epochs and not state.score.enough:
+        pulse.begin_epoch(state.epoch)
+        for totals in stepper.epoch():
+            pulse.beat(state.loss / min(state.batch * run.global_batch, len(run.train)))
+            run.around.alive()
+            if rank == 0 and (totals.save or totals.stop or run.around.due(state.step)):
+                run.around.save(state.dump(), totals.save or totals.stop)
+            if totals.save:
+                emit({"kind": "warning", "text": f"a machine is about to leave: the state after step {state.step} is safe"})
+            if totals.stop:
+                return False
+        rate = pulse.end_epoch()
+        row = _end_epoch(run, state)
+        emit({"kind": "epoch", **row.model_dump(), "images_per_s": rate})
+        if rank == 0:
+            run.around.save(state.dump(), state.epoch > run.recipe.epochs or state.score.enough)
+    if state.epoch <= run.recipe.epochs:
+        emit({"kind": "early", "epoch": state.epoch - 1, "stale": state.score.stale})
+    return True
+
+
+def _end_epoch(run: Run, state: State) -> Epoch:
+    rows = len(run.train)
+    val_loss, val_top1 = validate(state.learned, run.val, run.device, run.around)
+    row = Epoch(
+        epoch=state.epoch,
+        step=state.step,
+        learning_rate=state.learning_rate,
+        train_loss=state.loss / rows,
+        train_top1=state.correct / rows,
+        val_loss=val_loss,
+        val_top1=val_top1,
+    )
+    state.score.add(row, state.weights())
+    state.loss, state.correct = 0.0, 0
+    return row
+
+
+class Stepper:
+    """Steps of the optimiser, one global batch each."""
+
+    def __init__(self, run: Run, state: State, augmenter: Augmenter, labels: Tensor) -> None:
+        self.run, self.state, self.augmenter, self.labels = run, state, augmenter, labels
+        self.left = False  # the notice that a machine is leaving has been acted upon
+
+    def epoch(self) -> Iterator[Totals]:
+        """What is left of the epoch, step by step."""
+        run, state = self.run, self.state
+        state.model.train()
+        self.augmenter.begin(run.seed, state.epoch)
+        for rows in epoch_batches(len(run.train), run.global_batch, run.seed, state.epoch)[state.batch :]:
+            try:
+                totals = self._step(rows)
+            except Exception as error:
+                error.add_note(f"(epoch {state.epoch}, step {state.batch + 1} of {state.steps_per_epoch})")
+                raise
+            self.left = self.left or totals.save
+            state.loss += totals.loss
+            state.correct += totals.correct
+            yield totals
+
+    def _step(self, rows: Tensor) -> Totals:
+        run, state = self.run, self.state
+        # Batch norm cannot normalise a single example of one pixel: the short batch that ends an epoch gives fewer parts.
+        parts = rows.tensor_split(min(run.micro_batches, max(1, len(rows) // 2)))
+        losses: dict[int, Tensor] = {}
+
+        def compute(i: int) -> Tensor:
+            targets = self.labels[parts[i].to(run.device)]
+            # Whatever a network draws for itself (dropout) is this micro-batch's own, on whichever rank.
+            torch.manual_seed((run.seed << 32) ^ (state.step << 12) ^ i)
+            with autocast(run.device, state.precision):
+                logits = state.model(self.augmenter.batch(parts[i]))
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=run.recipe.label_smoothing, reduction="none")
+            state.scaler.scale(loss.sum() / len(rows)).backward()
+            losses[i] = loss.detach()
+            return torch.stack([losses[i].sum(), (logits.detach().argmax(1) == targets).sum()])
+
+        totals = state.reducer.reduce(len(parts), compute, save=not self.left and run.around.leaving(), stop=run.around.stop())
+        if not math.isfinite(totals.loss) or (not state.scaler.is_enabled() and not math.isfinite(totals.gradient_norm)):
+            raise UserError(self._describe(totals, parts, losses))
+        state.scaler.unscale_(state.optimizer)
+        if run.recipe.clip_gradient_norm:
+            norm = totals.gradient_norm / state.scaler.get_scale()
+            state.reducer.scale(min(1.0, run.recipe.clip_gradient_norm / (norm + 1e-6)))
+        state.advance()
+        return totals
+
+    def _describe(self, totals: Totals, parts: tuple[Tensor, ...], losses: dict[int, Tensor]) -> str:
+        """Names the examples, and the ranks that computed them, whose loss is not finite. Every rank calls it."""
+        ids = [self.run.train.ids[row] for i, loss in losses.items() for row in parts[i][~loss.isfinite().cpu()].tolist()]
+        found = [
+            f"rank {r}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+            for r, names in enumerate(gather(ids))
+            if names
+        ]
+        what = f"the loss is {totals.loss}" if found else f"the norm of the gradient is {totals.gradient_norm}"
+        state = self.state
+        return (
+            f"epoch {state.epoch}, step {state.batch + 1} of {state.steps_per_epoch}: {what}"
+            f"{' (' + '; '.join(found) + ')' if found else ''}; the step was not made. "
+            "Lower learning_rate, lengthen warmup_epochs or set clip_gradient_norm in params.yaml"
+        )
 
 
 @torch.inference_mode()
-def validate(model: Classifier, images: Images, device: torch.device) -> tuple[float, float]:
+def validate(model: Classifier, images: Images, device: torch.device, around: Surroundings = ALONE) -> tuple[float, float]:
     """Mean negative log-likelihood (nats) and top-1 over `images`, in fp32, the same to the bit for any world size.
 
     Whole batches are dealt out to the ranks, so that their results are those of one rank, and each enters the sums once,
@@ -155,6 +220,7 @@ def validate(model: Classifier, images: Images, device: torch.device) -> tuple[f
     sums = torch.zeros(len(starts), 2, dtype=torch.float64, device=device)
     for n, start in enumerate(starts):
         if n % world == rank:
+            around.alive()
             pixels = torch.from_numpy(images.pixels[start : start + VALIDATION_BATCH]).to(device)
             targets = torch.from_numpy(images.labels[start : start + VALIDATION_BATCH]).to(device)
             logits = model(pixels)
@@ -162,41 +228,3 @@ def validate(model: Classifier, images: Images, device: torch.device) -> tuple[f
             sums[n, 1] = (logits.argmax(1) == targets).sum()
     rows = sum_over_ranks(sums).tolist()
     return math.fsum(r[0] for r in rows) / len(images), math.fsum(r[1] for r in rows) / len(images)
-
-
-class Pulse:
-    """Tells about once a second how far training is. The loss shown is rank 0's running mean; epochs' figures are exact."""
-
-    def __init__(self, emit: Emit, rows: int, epochs: int, steps_per_epoch: int) -> None:
-        self.emit, self.rows, self.epochs, self.steps_per_epoch = emit, rows, epochs, steps_per_epoch
-        self.begun = time.monotonic()
-        self.step = 0
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.epoch, self.epoch_begun, self.epoch_step, self.seen = epoch, time.monotonic(), self.step, 0
-        self.last, self.last_step = self.epoch_begun, self.step
-
-    def beat(self, sums: Tensor, rows: int) -> None:
-        """One step, of `rows` images on this rank, is done."""
-        self.step += 1
-        self.seen += rows
-        now = time.monotonic()
-        if now - self.last < _PULSE_S:
-            return
-        done = self.step / (self.epochs * self.steps_per_epoch)
-        rate = (self.step - self.last_step) * self.rows / self.steps_per_epoch / (now - self.last)
-        self.last, self.last_step = now, self.step
-        self.emit(
-            {
-                "kind": "step",
-                "epoch": self.epoch,
-                "done": done,
-                "loss": float(sums[0]) / self.seen,
-                "images_per_s": rate,
-                "seconds_left": (now - self.begun) * (1 - done) / done,
-            }
-        )
-
-    def end_epoch(self) -> float:
-        """Images per second of the epoch's steps, over all ranks."""
-        return self.rows / (time.monotonic() - self.epoch_begun)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Probe:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16, enabled=precision != "fp32")
 
 
 def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
@@ -61,6 +62,11 @@ def _gradient(model: nn.Module, images: Tensor, labels: Tensor, precision: str) 
         logits = model(images)
     F.cross_entropy(logits.float(), labels).backward()
     return torch.cat([p.grad.detach().reshape(-1).double() for p in model.parameters() if p.grad is not None]).cpu()
+
+
+def situation(*facts: object) -> str:
+    """Digest of what the probe's choice may depend on: the network, its batches, the machine, torch."""
+    return hashlib.sha256(json.dumps([*facts, torch.__version__]).encode()).hexdigest()
 
 
 def recall(memory: Path, situation: str) -> str:

@@ -2,96 +2,192 @@
 
 from __future__ import annotations
 
-import queue
-import shutil
+import os
+import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import time
+from collections.abc import Callable
 from typing import Any
 
+import ray
 import ray.exceptions
+from ray import PlacementGroupID
+from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-from ray.util.queue import Queue
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from components.errors import UserError
 from components.training import worker
+from components.training.checkpoint import folder, under
+from components.training.collectives import PeerLostError
+from components.training.mailbox import Mailbox, make_mailbox
 from components.training.worker import Job
 
 OnEvent = Callable[[dict[str, Any]], None]
+# After a wish to stop: a step, a checkpoint and the way there and back.
+_STOP_S = 20.0
+_MONITOR_S = 10.0
 
 
-def fit(job: Job, *, fingerprint: str, storage: Path, max_failures: int, on_event: OnEvent) -> dict[str, Any]:
+def fit(job: Job, *, max_failures: int, start_timeout_s: float, on_event: OnEvent) -> dict[str, Any]:
     """Trains `job` on the connected cluster; returns what rank 0 returned (`worker.run`).
 
-    `on_event` is called on a thread of the driver with what the loop emits, in order. After a worker's death the group
-    starts again from the beginning, with the same result; its events then come again.
+    Continues from the newest checkpoint of the same fingerprint, at first and after each failure. `on_event` is called with
+    what the loop emits, in order; after a failure some of it comes again.
 
     Raises:
-        UserError: the mistake is the user's (seen by a worker), or training failed more than `max_failures` times.
+        UserError: the mistake is the user's (seen by a worker), training failed more than `max_failures` times or twice in
+            the same way, or the workers could not be started or gave no sign of life in time.
+        KeyboardInterrupt: somebody interrupted; the state is in a checkpoint.
     """
-    # Ray Train would silently take up a folder of this name. There are no checkpoints yet to resume from: start clean.
-    shutil.rmtree(storage / fingerprint, ignore_errors=True)
-    gpu = job.device == "gpu"
-    with _events(on_event) as events:
-        trainer = TorchTrainer(
+    for failure in range(max_failures + 1):
+        attempt = Attempt(job, max_failures, on_event)
+        try:
+            returned = attempt.follow(job.watchdog_s + start_timeout_s, start_timeout_s)
+        except ray.exceptions.RayActorError as error:
+            # Ray Train's own controller died, and its workers with it.
+            if failure == max_failures:
+                raise UserError(f"training failed: Ray Train's controller died {failure + 1} times: {error}") from error
+            on_event({"kind": "warning", "text": "Ray Train's controller died; starting again from the newest checkpoint"})
+            _free_placement_groups()
+            continue
+        if "refused" in returned:
+            raise UserError(returned["refused"])
+        if "stopped" in returned:
+            raise KeyboardInterrupt
+        return returned
+    raise AssertionError("unreachable")
+
+
+class Attempt:
+    """One run of Ray Train's controller, on a thread, so that the main one can watch it and receive signals."""
+
+    def __init__(self, job: Job, max_failures: int, on_event: OnEvent) -> None:
+        self.job, self.max_failures, self.on_event = job, max_failures, on_event
+        self.mailbox: ActorHandle[Mailbox] = make_mailbox()
+        self.returned: dict[str, Any] = {}
+        self.error: Exception | None = None
+        self.workers = 0
+        self.thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+
+    def follow(self, silence_s: float, start_s: float) -> dict[str, Any]:
+        """Hands events on until training has ended. No sign of life for `silence_s` (`start_s` before the first) ends it."""
+        self.thread.start()
+        heard, limit = time.monotonic(), start_s
+        if threading.current_thread() is threading.main_thread():
+            # Ray has put its own handlers in place by now. A polite end is the same for Ctrl-C and for a job's stop.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _interrupt)
+        try:
+            while self.thread.is_alive():
+                if self._pump(0.5):
+                    heard, limit = time.monotonic(), silence_s
+                if time.monotonic() - heard > limit:
+                    raise UserError(self._silence(limit))
+            self._pump(0)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        finally:
+            ray.kill(self.mailbox)
+        if isinstance(self.error, TrainingFailedError):
+            text = f"training failed, after {self.max_failures} restarts at most: {_cause(self.error)}"
+            raise UserError(text + self._stacks()) from self.error
+        if self.error is not None:
+            raise self.error
+        return self.returned
+
+    def _pump(self, wait_s: float) -> bool:
+        events = ray.get(self.mailbox.take.remote(wait_s))
+        for event in events:
+            if event["kind"] == "started":
+                self.workers = event["workers"]
+            self.on_event(event)
+        return bool(events)
+
+    def _fit(self) -> None:
+        job, gpu = self.job, self.job.device == "gpu"
+        # Ray keeps its own record of a run in a folder of this name, and would read it back. Our checkpoints are what counts;
+        # a record that a crash cut short would only stand in the way.
+        records = folder(job.storage, "ray", job.fingerprint)
+        try:
+            records.clear()
+            self.returned = self._trainer(job, gpu).fit().return_value
+            records.clear()
+        except Exception as error:  # noqa: BLE001 (it belongs to the thread that follows)
+            self.error = error
+
+    def _trainer(self, job: Job, gpu: bool) -> TorchTrainer:
+        return TorchTrainer(
             worker.run,
-            train_loop_config={"job": job, "events": events},
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            train_loop_config={"job": job, "mailbox": self.mailbox},
+            # The watchdog comes first, with stacks; this bound is for what it does not see.
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=int(2 * job.watchdog_s) + 1),
             scaling_config=ScalingConfig(
                 num_workers=job.workers,
+                elastic_resize_monitor_interval_s=_MONITOR_S,
                 use_gpu=gpu,
                 resources_per_worker={"CPU": job.cpus_per_worker, **({"GPU": 1} if gpu else {})},
             ),
             run_config=RunConfig(
-                name=fingerprint,
-                storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=3),
+                name=job.fingerprint,
+                storage_path=under(job.storage, "ray"),
+                failure_config=FailureConfig(max_failures=self.max_failures, controller_failure_limit=3),
             ),
         )
+
+    def _stop(self) -> None:
+        """Asks for a checkpoint and an end, and waits a little for both."""
         try:
-            returned: dict[str, Any] = trainer.fit().return_value
-        except TrainingFailedError as error:
-            raise UserError(f"training failed, after {max_failures} restarts at most: {_cause(error)}") from error
-        finally:
-            shutil.rmtree(storage / fingerprint, ignore_errors=True)
-    if "refused" in returned:
-        raise UserError(returned["refused"])
-    return returned
+            self.mailbox.ask_to_stop.remote()
+            until = time.monotonic() + _STOP_S
+            while self.thread.is_alive() and time.monotonic() < until:
+                self._pump(0.2)
+        except (ray.exceptions.RayError, KeyboardInterrupt):
+            return  # it ends without
+        if "stopped" in self.returned:
+            self.on_event({"kind": "warning", "text": f"stopped after step {self.returned['stopped']}; run it again to go on"})
+
+    def _silence(self, seconds: float) -> str:
+        if not self.workers:
+            have = ray.cluster_resources()
+            return (
+                f"the workers did not start within {seconds:g} s (the cluster has {have.get('CPU', 0):g} CPU and "
+                f"{have.get('GPU', 0):g} GPU); see what holds them with `ray status`, or raise train.start_timeout_s"
+            )
+        return (
+            f"no sign of life from the workers for {seconds:g} s (train.watchdog_s and train.start_timeout_s); what they had "
+            "done is in the newest checkpoint, and the same command continues there"
+        )
+
+    def _stacks(self) -> str:
+        """Where watchdogs left stacks on this machine."""
+        found = [path for path in self.job.stacks().glob(f"{self.job.fingerprint[:12]}-rank*.txt") if path.stat().st_size]
+        return f"; stacks of ranks that made no step: {', '.join(map(str, found))}" if found else ""
+
+
+def _free_placement_groups() -> None:
+    """What a dead controller held. On a cluster Ray Train's own cleaner sees to it; it asks the dashboard, which an embedded
+    session does not have, where everything is ours."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    for name, group in placement_group_table().items():
+        if group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _cause(error: TrainingFailedError) -> str:
+    """The first error that is a rank's own: when one rank dies, the others fail for want of it."""
     if isinstance(error, WorkerGroupError) and error.worker_failures:
-        rank, failure = next(iter(sorted(error.worker_failures.items())))
-        return f"rank {rank}: {failure}"
+        failures = sorted(error.worker_failures.items())
+        own = [(rank, e) for rank, e in failures if not isinstance(e, PeerLostError)] or failures
+        rank, failure = own[0]
+        notes = " ".join(getattr(failure, "__notes__", []))
+        return f"rank {rank}: {failure} {notes}".strip()
     return str(error)
-
-
-@contextmanager
-def _events(on_event: OnEvent) -> Iterator[Queue]:
-    """A queue from the workers to a thread here; on leaving, what is still in it is handled before the end."""
-    events = Queue(actor_options={"num_cpus": 0})
-    ended = threading.Event()
-
-    def pump() -> None:
-        while True:
-            try:
-                event = events.get(timeout=0.5)
-            except queue.Empty:
-                if ended.is_set():
-                    return
-                continue
-            except ray.exceptions.RayError:
-                return  # the session is gone, and what ended it is reported by fit
-            on_event(event)
-
-    thread = threading.Thread(target=pump, name="training-events", daemon=True)
-    thread.start()
-    try:
-        yield events
-    finally:
-        ended.set()
-        thread.join(timeout=30)
-        events.shutdown(force=True)

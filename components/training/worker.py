@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,59 +12,172 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.util.queue import Queue
+from ray.train.v2._internal.execution.context import get_train_context
 
 from components.artifacts import Network
+from components.data.images import Images
 from components.data.shards import read_split
 from components.errors import UserError
 from components.models import weights
-from components.params import Recipe
-from components.training.loop import train
+from components.params import Checkpoint, Recipe, Train
+from components.training.checkpoint import Checkpoints, Folder, Writer, folder
+from components.training.collectives import PeerLostError, gather, share_bytes
+from components.training.loop import Outcome, Run, train
+from components.training.mailbox import Line
+from components.training.plan import Plan
+from components.training.surroundings import ALONE, Surroundings
+from components.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training. Paths are absolute, for workers change their directory."""
+    """One training. Paths are absolute, for workers change their directory; `storage` is a path or a URL."""
 
     network: Network
     recipe: Recipe
     train_data: Path
     val_data: Path
-    workers: int
+    workers: int | tuple[int, int]
     cpus_per_worker: float
     device: str
     global_batch: int
+    micro_batches: int
     seed: int
     precision: str
+    fingerprint: str
+    storage: str
+    checkpoint: Checkpoint
+    watchdog_s: float
+
+    def folder(self) -> Folder:
+        """Where its checkpoints are."""
+        return folder(self.storage, "runs", self.fingerprint)
+
+    def stacks(self) -> Path:
+        """Where a node keeps the stacks of ranks that made no progress: on a disk, whatever the storage is."""
+        return Path(tempfile.gettempdir() if "://" in self.storage else self.storage) / "stacks"
+
+
+def make_job(wanted: Plan, settings: Train, seed: int, device: str, precision: str, storage: str) -> Job:
+    fewest, most = settings.workers
+    return Job(
+        network=wanted.network,
+        recipe=wanted.recipe,
+        train_data=wanted.data["training"].resolve(),
+        val_data=wanted.data["validation"].resolve(),
+        workers=fewest if fewest == most else (fewest, most),
+        cpus_per_worker=settings.cpus_per_worker,
+        device=device,
+        global_batch=settings.batch_size(wanted.model),
+        micro_batches=settings.micro_batches(wanted.model),
+        seed=seed,
+        precision=precision,
+        fingerprint=wanted.fingerprint,
+        storage=storage,
+        checkpoint=settings.checkpoint,
+        watchdog_s=settings.watchdog_s,
+    )
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
     """Entry point of every rank. Rank 0's return value reaches the driver: weights as safetensors bytes, and the rest.
 
-    A mistake of the user's that shows only here is returned, not raised: starting the group again would not mend it.
+    A mistake of the user's that shows only here is returned, not raised: starting the group again would not mend it. So is
+    an error that already ended an earlier group at the same step.
     """
     job: Job = config["job"]
-    events: Queue = config["events"]
+    line = Line(config["mailbox"])
+    cause = line.hopeless()
+    if cause:
+        return {"refused": cause}
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
     torch.set_num_threads(max(1, int(job.cpus_per_worker)))
     device = ray.train.torch.get_device() if job.device == "gpu" else torch.device("cpu")
+    stacks = job.stacks() / f"{job.fingerprint[:12]}-rank{rank}.txt"
+    line.tell_stacks(stacks, rank, job.watchdog_s)
+    watchdog = Watchdog(job.watchdog_s, stacks)
+    watchdog.alive()
     try:
-        train_images, _ = read_split(job.train_data)
-        val_images, _ = read_split(job.val_data)
-        outcome = train(
-            job.network,
-            train_images,
-            val_images,
-            job.recipe,
-            global_batch=job.global_batch,
-            seed=job.seed,
-            device=device,
-            precision=job.precision,
-            emit=events.actor.put_nowait.remote,
-        )
+        return _train(job, line, rank, context.get_world_size(), device, watchdog.alive)
     except UserError as error:
         return {"refused": str(error)}
-    if ray.train.get_context().get_world_rank() != 0:
-        return {}
+    except PeerLostError:
+        raise
+    except Exception as error:
+        line.failed(error)
+        raise
+    finally:
+        watchdog.rest()
+
+
+def _train(job: Job, line: Line, rank: int, world: int, device: torch.device, alive: Callable[[], None]) -> dict[str, Any]:
+    emit = line.emit if rank == 0 else ALONE.emit
+    checkpoints = Checkpoints(job.folder(), job.fingerprint, job.checkpoint.keep)
+    emit({"kind": "started", "workers": world})
+    train_images, val_images = _read(job)
+    saved = share_bytes(checkpoints.newest(emit) if rank == 0 else None, device)
+    run = Run(
+        network=job.network,
+        train=train_images,
+        val=val_images,
+        recipe=job.recipe,
+        global_batch=job.global_batch,
+        micro_batches=job.micro_batches,
+        seed=job.seed,
+        device=device,
+        around=_lead(job, line, checkpoints, alive) if rank == 0 else Surroundings(alive=alive, leaving=_leaving),
+    )
+    outcome = train(run, precision=job.precision, resume=None if saved is None else checkpoints.read(saved))
+    return _report(job, outcome) if rank == 0 else {}
+
+
+def _leaving() -> bool:
+    """Whether Ray knows that a node of this group is about to be taken away.
+
+    The public `ray.train.get_preemption_info` is a barrier through an actor, too slow for every step. What one rank knows
+    reaches the others with the next step's sums instead.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+def _lead(job: Job, line: Line, checkpoints: Checkpoints, alive: Callable[[], None]) -> Surroundings:
+    """Rank 0 speaks for all: state is the same on every rank."""
+    writer = Writer(checkpoints, line.emit)
+    last_time, last_step = time.monotonic(), 0
+
+    def save(state: dict[str, Any], wait: bool) -> None:
+        nonlocal last_time, last_step
+        last_time, last_step = time.monotonic(), state["step"]
+        writer.save(state, wait)
+
+    def due(step: int) -> bool:
+        seconds, steps = job.checkpoint.every_seconds, job.checkpoint.every_steps
+        return bool((seconds and time.monotonic() - last_time >= seconds) or (steps and step - last_step >= steps))
+
+    def progress() -> None:
+        alive()
+        line.heartbeat()
+
+    return Surroundings(emit=line.emit, alive=progress, save=save, due=due, leaving=_leaving, stop=line.stop_asked)
+
+
+def _read(job: Job) -> tuple[Images, Images]:
+    """Both splits, on every rank; a rank that cannot read them ends all of them, with its reason."""
+    error, splits = None, []
+    try:
+        splits = [read_split(path)[0] for path in (job.train_data, job.val_data)]
+    except (UserError, OSError) as caught:
+        error = str(caught)
+    errors = [f"rank {rank}: {text}" for rank, text in enumerate(gather(error)) if text]
+    if errors:
+        raise UserError("; ".join(errors))
+    return splits[0], splits[1]
+
+
+def _report(job: Job, outcome: Outcome) -> dict[str, Any]:
+    if outcome.stopped is not None:
+        return {"stopped": outcome.stopped}
     return {
         "weights": weights.serialize(job.network, outcome.state),
         "history": outcome.history,

@@ -9,45 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.integration.conftest import Clone, Server
 
 TRAIN = ("--train", "data/augmented/train", "--val", "data/prepared/val")
-
-
-def test_a_worker_that_is_killed_costs_time_and_nothing_else(clone: Clone, tmp_path: Path) -> None:
-    clone.change("train.models.cnn.epochs", 12)
-    try:
-        command = [sys.executable, "-u", "-m", "pipelines.train", "--model", "cnn", *TRAIN]
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
-        stage = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], cwd=clone.path, env=env, text=True,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-        assert stage.stdout is not None
-        lines, killed = [], False
-        for line in stage.stdout:
-            lines.append(line)
-            if "epoch 2/12" in line and not killed:
-                workers = [p for p in psutil.Process(stage.pid).children(recursive=True)
-                           if "RayTrainWorker" in " ".join(p.cmdline())]  # fmt: skip
-                assert len(workers) == 2
-                workers[1].send_signal(signal.SIGKILL)
-                killed = True
-        assert stage.wait() == 0, "".join(lines)
-        assert sum("epoch 1/12" in line for line in lines) == 2, "the group began again"
-        done = clone.stage("train", "--model", "cnn", *TRAIN, "--out", str(tmp_path / "whole"))
-        assert done.returncode == 0, done.stdout
-    finally:
-        clone.change("train.models.cnn.epochs", 2)
-    for name in ("weights.safetensors", "history.csv", "result.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    steps = clone.python(
-        "from components.tracking import store; c = store.connect(); e = c.get_experiment_by_name('fashion-mnist');"
-        "r = c.search_runs([e.experiment_id], \"params.`recipe.epochs` = '12'\");"
-        "print([[m.step for m in c.get_metric_history(x.info.run_id, 'val_top1')] for x in r])"
-    )
-    assert steps.splitlines()[-1] == str([list(range(1, 13))] * 2), "no epoch logged twice, none missing"
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])

@@ -1,34 +1,26 @@
-"""The batch path: every example once per epoch for any world size, and the same pictures whoever computes them."""
+"""The batch path: every example once per epoch, and the same pictures whoever computes them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from components.data.batches import Augmenter, rank_batches
+from components.data.batches import Augmenter, epoch_batches
 from components.params import OnlineAugment
 from tests.conftest import make_images
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize(("rows", "batch"), [(48, 12), (50, 12), (49, 12), (5, 12)])
-def test_together_the_ranks_see_the_same_batches_as_one(world: int, rows: int, batch: int) -> None:
-    alone = [b.rows.tolist() for b in rank_batches(rows, batch, 0, 1, seed=3, epoch=2)]
-    ranks = [list(rank_batches(rows, batch, rank, world, seed=3, epoch=2)) for rank in range(world)]
-    assert len({len(batches) for batches in ranks}) == 1
-    seen = []
-    for step, expected in enumerate(alone):
-        parts = [ranks[rank][step] for rank in range(world)]
-        real = [row for part in parts for row, weight in zip(part.rows.tolist(), part.weights.tolist(), strict=True) if weight]
-        assert real == expected
-        assert sum(part.weights.sum().item() for part in parts) == pytest.approx(world)
-        seen += real
-    assert sorted(seen) == list(range(rows))
+@pytest.mark.parametrize("rows", [48, 50, 49, 5])
+def test_an_epoch_sees_every_row_once_in_whole_batches_but_the_last(rows: int) -> None:
+    batches = epoch_batches(rows, 12, seed=3, epoch=2)
+    assert [len(batch) for batch in batches] == [12] * (rows // 12) + ([rows % 12] if rows % 12 else [])
+    assert sorted(torch.cat(batches).tolist()) == list(range(rows))
 
 
 def test_epochs_and_seeds_differ() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return [row for b in rank_batches(100, 10, 0, 1, seed, epoch) for row in b.rows.tolist()]
+        order: list[int] = torch.cat(epoch_batches(100, 10, seed, epoch)).tolist()
+        return order
 
     assert order(0, 1) == order(0, 1)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (1, 2)}) == 4

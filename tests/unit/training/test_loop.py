@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +15,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from components.artifacts import Channels, Epoch, Network
+from components.data.images import Images
 from components.errors import UserError
 from components.models import build, weights
 from components.params import Recipe
 from components.training import loop
+from components.training.collectives import pairwise_sum
+from components.training.reduction import Reducer, deal
+from components.training.surroundings import ALONE, Surroundings
 from tests.conftest import make_images
 
 NETWORK = Network(
@@ -31,24 +38,39 @@ def recipe(**values: Any) -> Recipe:
     })  # fmt: skip
 
 
-def train(**values: Any) -> loop.Outcome:
-    settings: dict[str, Any] = {"global_batch": 24, "seed": 5, "precision": "fp32", **values}
-    return loop.train(NETWORK, TRAIN, VAL, settings.pop("recipe", recipe()), device=torch.device("cpu"), **settings)
+def run(micro_batches: int = 1, around: Surroundings = ALONE, seed: int = 5, train: Images = TRAIN, **values: Any) -> loop.Run:
+    return loop.Run(
+        network=NETWORK, train=train, val=VAL, recipe=recipe(**values), global_batch=24, micro_batches=micro_batches,
+        seed=seed, device=torch.device("cpu"), around=around,
+    )  # fmt: skip
 
 
-def _rank(rank: int, world: int, port: int, results: Any, job: str) -> None:
+def train(precision: str = "fp32", resume: dict[str, Any] | None = None, **values: Any) -> loop.Outcome:
+    return loop.train(run(**values), precision=precision, resume=resume)
+
+
+def facts(outcome: loop.Outcome) -> tuple[str, list[dict[str, Any]]]:
+    """The weights' digest and the history: what has to be the same to the bit."""
+    return weights.sha256(NETWORK, outcome.state), [row.model_dump() for row in outcome.history]
+
+
+def _rank(rank: int, world: int, port: int, results: Any, job: str, values: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     if job == "validate":
         torch.manual_seed(0)
         results[rank] = loop.validate(build(NETWORK), VAL, torch.device("cpu"))
     else:
-        outcome = train()
-        results[rank] = (weights.sha256(NETWORK, outcome.state), [row.model_dump() for row in outcome.history])
-    dist.destroy_process_group()
+        try:
+            results[rank] = facts(train(**values))
+        except UserError as error:
+            results[rank] = str(error)
+    if world > 1:
+        dist.destroy_process_group()
 
 
-def in_world(world: int, job: str) -> list[Any]:
+def in_world(world: int, job: str, **values: Any) -> list[Any]:
     """Runs a job on `world` ranks; what each of them returned."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -56,13 +78,35 @@ def in_world(world: int, job: str) -> list[Any]:
     multiprocessing.set_forkserver_preload([__name__])  # imports torch once for all of them
     with multiprocessing.get_context("forkserver").Manager() as manager:
         results = manager.dict()
-        mp.start_processes(_rank, (world, port, results, job), nprocs=world, start_method="forkserver")
+        mp.start_processes(_rank, (world, port, results, job, values), nprocs=world, start_method="forkserver")
         return [results[rank] for rank in range(world)]
 
 
+class Recorder:
+    """Keeps events and states, and asks for an end after some steps."""
+
+    def __init__(self, every: int = 1, stop_after: int | None = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.states: dict[int, dict[str, Any]] = {}
+        self.every, self.stop_after, self.steps = every, stop_after, 0
+
+    def surroundings(self) -> Surroundings:
+        return Surroundings(emit=self.events.append, save=self.save, due=lambda step: step % self.every == 0, stop=self.stop)
+
+    def save(self, state: dict[str, Any], wait: bool) -> None:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        buffer.seek(0)
+        self.states[state["step"]] = torch.load(buffer, weights_only=True)
+
+    def stop(self) -> bool:
+        self.steps += 1
+        return self.steps == self.stop_after
+
+
 def test_it_learns_and_keeps_the_best_epoch() -> None:
-    events: list[dict[str, Any]] = []
-    outcome = train(recipe=recipe(epochs=6), emit=events.append)
+    recorder = Recorder()
+    outcome = train(epochs=6, around=recorder.surroundings())
     assert [row.epoch for row in outcome.history] == [1, 2, 3, 4, 5, 6]
     assert outcome.history[-1].step == 6 * 8
     assert outcome.best == max(outcome.history, key=lambda row: (row.val_top1, -row.val_loss))
@@ -70,25 +114,18 @@ def test_it_learns_and_keeps_the_best_epoch() -> None:
     model = build(NETWORK)
     model.load_state_dict(outcome.state)
     assert loop.validate(model, VAL, torch.device("cpu")) == (outcome.best.val_loss, outcome.best.val_top1)
-    told = [Epoch(**{k: v for k, v in e.items() if k in Epoch.model_fields}) for e in events if e["kind"] == "epoch"]
+    told = [Epoch(**{k: v for k, v in e.items() if k in Epoch.model_fields}) for e in recorder.events if e["kind"] == "epoch"]
     assert told == outcome.history
 
 
 def test_the_same_training_gives_the_same_bytes_and_another_seed_others() -> None:
-    first, again, other = train(), train(), train(seed=6)
-    assert weights.sha256(NETWORK, first.state) == weights.sha256(NETWORK, again.state)
-    assert first.history == again.history
-    assert weights.sha256(NETWORK, first.state) != weights.sha256(NETWORK, other.state)
+    assert facts(train()) == facts(train())
+    assert facts(train())[0] != facts(train(seed=6))[0]
 
 
 def test_validation_is_identical_for_any_world_size() -> None:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    alone = loop.validate(build(NETWORK), VAL, torch.device("cpu"))
-    torch.set_num_threads(threads)
-    for world in (2, 3):
-        assert in_world(world, "validate") == [alone] * world
+    alone = in_world(1, "validate")
+    assert in_world(3, "validate") == alone * 3
 
 
 def test_validation_counts_every_image_once() -> None:
@@ -102,28 +139,133 @@ def test_validation_counts_every_image_once() -> None:
     assert top1 == (logits.argmax(1) == labels).double().mean().item()
 
 
-def test_two_ranks_end_with_the_same_weights_twice_and_count_exactly() -> None:
-    first, again = in_world(2, "train"), in_world(2, "train")
-    assert first[0][0] == again[0][0] == first[1][0]
-    assert first[0][1] == again[0][1] == first[1][1]
-    for row in first[0][1]:
+@pytest.mark.parametrize(("micro_batches", "worlds"), [(4, (2, 3, 4)), (5, (3,))])
+def test_weights_and_history_do_not_depend_on_the_number_of_ranks(micro_batches: int, worlds: tuple[int, ...]) -> None:
+    """190 images in batches of 24 leave one of 22: shares are unequal, too."""
+    values = {"micro_batches": micro_batches, "ema_decay": 0.9, "clip_gradient_norm": 1.0, "epochs": 2}
+    alone = in_world(1, "train", **values)
+    for world in worlds:
+        assert in_world(world, "train", **values) == alone * world
+    for row in alone[0][1]:
         correct = row["train_top1"] * len(TRAIN)
         assert correct == pytest.approx(round(correct), abs=1e-9), "a whole number of images was counted"
-    alone = train().history[-1]
-    assert first[0][1][-1]["val_loss"] == pytest.approx(alone.val_loss, abs=0.25), "only batch norm tells the worlds apart"
 
 
-def test_a_loss_that_is_not_finite_ends_training_with_its_epoch() -> None:
-    with pytest.raises(UserError, match="training loss of epoch 1 is nan"):
-        train(recipe=recipe(learning_rate=1e30, warmup_epochs=0))
+def test_micro_batches_make_the_gradient_of_the_whole_batch() -> None:
+    """Without batch norm's statistics in between, parts add up to the whole."""
+    gradients = []
+    for micro_batches in (1, 5):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 3))
+        reducer = Reducer(model)
+        parts = torch.arange(22).tensor_split(micro_batches)
+        pixels, labels = torch.from_numpy(TRAIN.pixels).float() / 255, torch.from_numpy(TRAIN.labels)
+
+        def compute(i: int, model: Any = model, parts: Any = parts, pixels: Any = pixels, labels: Any = labels) -> torch.Tensor:
+            loss = torch.nn.functional.cross_entropy(model(pixels[parts[i]]), labels[parts[i]], reduction="sum")
+            (loss / 22).backward()
+            return torch.stack([loss.detach(), torch.tensor(float(len(parts[i])))])
+
+        totals = reducer.reduce(micro_batches, compute)
+        assert totals.correct == 22
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
+        assert totals.gradient_norm == pytest.approx(gradients[-1].norm().item(), rel=1e-6)
+    torch.testing.assert_close(*gradients)
 
 
-def test_auto_precision_is_probed_and_told() -> None:
-    events: list[dict[str, Any]] = []
-    outcome = train(precision="auto", recipe=recipe(epochs=1), emit=events.append)
-    assert events[0]["kind"] == "probe"
-    assert outcome.precision == events[0]["precision"] in ("fp32", "bf16")
+@pytest.mark.parametrize("leaves", range(1, 12))
+def test_micro_batches_are_dealt_out_whole_and_in_aligned_blocks(leaves: int) -> None:
+    for world in range(1, 6):
+        shares, block = deal(leaves, world)
+        assert [i for share in shares for i in share] == list(range(leaves))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        for share in shares:
+            assert all(start % block == 0 for start in share[::block])
+
+
+@pytest.mark.parametrize("count", range(1, 20))
+def test_any_aligned_block_may_be_summed_beforehand(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    parts = [torch.randn(7, generator=generator) * 10 ** (n % 5) for n in range(count)]
+    whole = pairwise_sum([p.clone() for p in parts])
+    torch.testing.assert_close(whole, torch.stack(parts).double().sum(0).float(), rtol=1e-4, atol=1e-3)
+    for block in (2, 4, 8):
+        sums = [pairwise_sum([p.clone() for p in parts[start : start + block]]) for start in range(0, count, block)]
+        assert torch.equal(pairwise_sum(sums), whole)
+
+
+@pytest.mark.parametrize("values", [{}, {"ema_decay": 0.9, "micro_batches": 3}], ids=["plain", "average"])
+def test_a_training_resumed_anywhere_ends_with_the_same_bytes(values: dict[str, Any]) -> None:
+    """190 images in batches of 24: eight steps an epoch, of which the third's end, the middle and the first are resumed."""
+    recorder = Recorder()
+    whole = facts(train(**values, around=recorder.surroundings()))
+    assert sorted(recorder.states) == list(range(25))
+    for step in (0, 1, 8, 13, 23, 24):
+        assert facts(train(**values, resume=recorder.states[step])) == whole, step
+
+
+def test_a_wish_to_stop_leaves_a_state_to_go_on_from() -> None:
+    recorder = Recorder(every=1000, stop_after=11)
+    stopped = train(around=recorder.surroundings())
+    assert stopped.stopped == 11
+    assert max(recorder.states) == 11
+    assert not stopped.state
+    assert facts(train(resume=recorder.states[11])) == facts(train())
+
+
+def test_early_stopping_keeps_its_count_across_a_resume() -> None:
+    stopping = {"metric": "val_loss", "patience": 2, "min_delta": 0.5}
+    recorder = Recorder()
+    whole = train(epochs=30, early_stopping=stopping, around=recorder.surroundings())
+    assert 2 < len(whole.history) < 30
+    assert recorder.events[-1] == {"kind": "early", "epoch": len(whole.history), "stale": 2}
+    assert whole.best == min(whole.history, key=lambda row: row.val_loss)
+    again = train(epochs=30, early_stopping=stopping, resume=recorder.states[8 * len(whole.history) - 3])
+    assert facts(again) == facts(whole)
+
+
+def test_averaged_weights_are_the_ones_validated_and_kept() -> None:
+    recorder = Recorder(every=1000)
+    outcome = train(epochs=1, ema_decay=0.5, around=recorder.surroundings())
+    last = recorder.states[8]
+    assert torch.equal(outcome.state["network.0.weight"], last["average"]["module.network.0.weight"])
+    assert not torch.equal(outcome.state["network.0.weight"], last["model"]["network.0.weight"])
+    model = build(NETWORK)
+    model.load_state_dict(outcome.state)
+    assert loop.validate(model, VAL, torch.device("cpu"))[0] == outcome.history[0].val_loss
+
+
+def test_a_long_gradient_is_clipped_to_its_norm() -> None:
+    torch.manual_seed(0)
+    recorder = Recorder()
+    train(epochs=1, momentum=0, weight_decay=0, warmup_epochs=0, clip_gradient_norm=0.01, around=recorder.surroundings())
+    one, two = recorder.states[0]["model"], recorder.states[1]["model"]
+    moved = [two[name] - one[name] for name in one if name.endswith((".weight", ".bias"))]
+    assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_ends_training_before_the_step(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with pytest.raises(UserError, match=r"epoch 1, step [2-8] of 8: .* the step was not made"):
+        train(learning_rate=1e30, warmup_epochs=0, around=recorder.surroundings())
+    for state in recorder.states.values():
+        assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_it_names_the_ranks_and_the_examples() -> None:
+    errors = in_world(2, "train", micro_batches=2, learning_rate=1e30, warmup_epochs=0)
+    assert errors[0] == errors[1]
+    assert re.search(r"epoch 1, step \d of 8: the loss is (nan|inf) \(.*rank 1: train/\d+, .* and \d+ more", errors[0])
+
+
+def test_auto_precision_is_probed_and_told_and_kept_by_a_resume() -> None:
+    recorder = Recorder()
+    outcome = train(precision="auto", epochs=1, around=recorder.surroundings())
+    assert recorder.events[0]["kind"] == "probe"
+    assert outcome.precision == recorder.events[0]["precision"] in ("fp32", "bf16")
+    other = recorder.states[0] | {"precision": "bf16" if outcome.precision == "fp32" else "fp32"}
+    assert train(precision="auto", epochs=1, resume=other).precision == other["precision"]
 
 
 def test_bf16_trains_too() -> None:
-    assert train(precision="bf16", recipe=recipe(epochs=6)).best.val_top1 > 0.9  # type: ignore[union-attr]
+    assert train(precision="bf16", epochs=6).best.val_top1 > 0.9  # type: ignore[union-attr]

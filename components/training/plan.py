@@ -1,0 +1,57 @@
+"""What one training is to be, known before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components import models, provenance
+from components.artifacts import Network
+from components.data.shards import read_manifest
+from components.errors import UserError
+from components.params import Params, Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`facts` and `digests` are all that decides the weights, besides the code; `fingerprint` is the digest of all three."""
+
+    model: str
+    recipe: Recipe
+    network: Network
+    data: dict[str, Path]
+    facts: dict[str, Any]
+    digests: dict[str, str]
+    fingerprint: str
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, str]]:
+        """Path and digest of the training and the validation split."""
+        return {name: (str(path), self.digests[name]) for name, path in self.data.items()}
+
+
+def plan(params: Params, model: str, train: Path, val: Path) -> Plan:
+    """Raises `UserError` for a model that params do not have and for data that are missing or do not fit each other."""
+    settings = params.train
+    if model not in settings.models:
+        raise UserError(f"--model {model}: not in train.models of params.yaml, which has {', '.join(settings.models)}")
+    recipe = settings.models[model]
+    manifests = {"training": read_manifest(train), "validation": read_manifest(val)}
+    digests = manifests["training"].origin | {name: manifest.sha256 for name, manifest in manifests.items()}
+    # The number of workers does not change what comes out, only how a batch is cut does.
+    facts = {
+        "recipe": recipe.model_dump(mode="json"),
+        "train": settings.model_dump(mode="json", include={"cpus_per_worker", "device", "precision"})
+        | {"global_batch_size": settings.batch_size(model), "micro_batches": settings.micro_batches(model)},
+        "seed": params.seed,
+    }
+    return Plan(
+        model=model,
+        recipe=recipe,
+        network=models.describe(recipe, manifests["training"], manifests["validation"]),
+        data={"training": train, "validation": val},
+        facts=facts,
+        digests=digests,
+        fingerprint=provenance.fingerprint("pipelines.train", facts | digests),
+    )
