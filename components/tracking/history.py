@@ -64,6 +64,20 @@ class State:
         live = [entry for entry in self.entries if entry.move.undoes is None and entry.number not in undone]
         return live[-1] if live else None
 
+    def doubt(self, name: str) -> str | None:
+        """How the alias came to stand elsewhere than its history leads."""
+        if self.interrupted:
+            return (
+                f"move {self.entries[-1].number} of {name}@{self.alias} to {describe(self.expected)} is under way or was "
+                "interrupted; it counts as done"
+            )
+        if self.now != self.expected:
+            return (
+                f"{name}@{self.alias} is {describe(self.now)}, but its history leads to {describe(self.expected)}: "
+                "it was moved by hand, or its version was deleted"
+            )
+        return None
+
 
 def ledger(name: str) -> str:
     return name + SUFFIX

@@ -270,7 +270,9 @@ def test_a_spare_that_may_not_be_removed_loses_its_digest(as_user: Identity, two
     client = as_user("ci")
     first = client.get_model_version(NAME, str(two[0]))
     tags = {"kiln.sha256": first.tags["kiln.sha256"], "kiln.model": "cnn"}
-    spare = client.create_model_version(NAME, source=first.source, run_id=first.run_id, tags=tags, await_creation_for=0)
+    spare = client.create_model_version(
+        NAME, source=first.source, run_id=first.run_id, model_id=registry.model_id(first), tags=tags, await_creation_for=0
+    )
     assert registry.find(client, NAME, first.tags["kiln.sha256"]).version == first.version
     assert client.get_model_version(NAME, spare.version).tags["kiln.sha256"] == f"spare of version {first.version}"
 
