@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "server.md").read_text()
 USERS = {name: f"{name}-has-{os.urandom(8).hex()}" for name in ("admin", "ci", "alice", "reader")}
 LEDGER = history.ledger(NAME)
-# name, password
 Identity = Callable[[str], Any]
 
 
@@ -78,8 +77,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Gu
     server = Guarded(tmp_path_factory.mktemp("guarded"), database)
     try:
         server.start()
-        done = command(server, home, "admin", "grant", "--training", "ci", "--promoters", "alice")
-        assert done.returncode == 0, done.stdout
+        for words in (("--training", "ci", "reader", "--promoters", "alice"), ("--remove", "reader")):
+            done = command(server, home, "admin", "grant", *words)
+            assert done.returncode == 0, done.stdout
         yield server
     finally:
         if hasattr(server, "process"):
@@ -200,10 +200,6 @@ def test_promoters_promote_and_do_not_register_nor_rewrite(two: tuple[int, int],
 
 
 def test_others_read_and_no_more(guarded: Guarded, home: Path, two: tuple[int, int]) -> None:
-    done = command(guarded, home, "admin", "grant", "--training", "reader")
-    assert done.returncode == 0, done.stdout
-    done = command(guarded, home, "admin", "grant", "--remove", "reader")
-    assert done.returncode == 0, done.stdout
     assert command(guarded, home, "reader", "promote", "--history").returncode == 0
     traced = command(guarded, home, "reader", "trace", f"{NAME}/{two[1]}")
     assert traced.returncode == 0, traced.stdout
