@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from components.artifacts import ModelVerdict, Receipt, Verdict, staged, write_bytes
+from components import promotion
+from components.artifacts import Receipt, staged
 from components.cluster.spread import spread
 from components.console import Meter, launch, say
 from components.data.images import Images
 from components.data.shards import read_split
 from components.errors import UserError
-from components.evaluation.compare import compare_evidence
-from components.evaluation.gates import judge
-from components.evaluation.metrics import Metrics, compute, probabilities
-from components.evaluation.plots import report_figure
+from components.evaluation import reports
 from components.evaluation.predict import batch_starts, predict
-from components.evaluation.predictions import encode
+from components.evaluation.reports import Evaluation
 from components.params import Evaluate, Params, load_params
 from components.tracking import registry, store
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One version on the test split. `probability` is `float64 (N, K)`."""
-
-    receipt: Receipt
-    classes: list[str]
-    probability: np.ndarray
-    metrics: Metrics
-    ms_per_image: float
-    predictions: bytes
-    verdict: ModelVerdict
 
 
 def run(models: Path, test: Path, out: Path) -> None:
@@ -53,20 +34,10 @@ def run(models: Path, test: Path, out: Path) -> None:
     client = store.connect()
     evaluations = {}
     for receipt in receipts:
-        done = _evaluate(receipt, images, manifest.classes, manifest.sha256, params.evaluate)
-        evaluations[receipt.model] = done
-        say(
-            f"evaluate: {receipt.model} (version {receipt.version}): top-1 {done.metrics.scalars['top1']:.2%}, "
-            f"ECE {done.metrics.scalars['ece']:.3f}, {done.ms_per_image:.2f} ms per image: "
-            + (
-                "passed"
-                if done.verdict.passed
-                else "FAILED "
-                + ", ".join(f"{g.gate} {g.threshold:g} (is {g.value:.4f})" for g in done.verdict.gates if not g.passed)
-            )
-        )
+        evaluations[receipt.model] = _evaluate(receipt, images, (manifest.classes, manifest.sha256), params.evaluate)
+        say(f"evaluate: {evaluations[receipt.model].summary()}")
     with staged(out) as folder:
-        _write(folder, evaluations, images)
+        reports.write(folder, evaluations, images)
         # The registry before the outs: if this is interrupted, DVC runs the stage again, and repeating it changes nothing.
         for done in evaluations.values():
             figures = done.metrics.scalars | {"ms_per_image": done.ms_per_image}
@@ -75,12 +46,12 @@ def run(models: Path, test: Path, out: Path) -> None:
         _compare_with_champion(client, done, params)
 
 
-def _evaluate(receipt: Receipt, images: Images, classes: list[str], test_sha256: str, settings: Evaluate) -> Evaluation:
+def _evaluate(receipt: Receipt, images: Images, split: tuple[list[str], str], settings: Evaluate) -> Evaluation:
     loaded = registry.load(receipt)
-    if (loaded.network.classes, loaded.network.shape) != (classes, images.pixels.shape[1:]):
+    if (loaded.network.classes, loaded.network.shape) != (split[0], images.pixels.shape[1:]):
         raise UserError(
             f"{receipt.name} version {receipt.version} was trained for {len(loaded.network.classes)} classes and "
-            f"images {loaded.network.shape}, the test split has {len(classes)} and {images.pixels.shape[1:]}"
+            f"images {loaded.network.shape}, the test split has {len(split[0])} and {images.pixels.shape[1:]}"
         )
     starts = batch_starts(len(images), settings.batch_size)
     if settings.num_workers == 1:
@@ -89,23 +60,8 @@ def _evaluate(receipt: Receipt, images: Images, classes: list[str], test_sha256:
     else:
         parts = spread(_predict_part, starts, settings.num_workers, receipt, images.pixels, settings.batch_size)
     batches = {start: logits for part, (many, _) in parts for start, logits in zip(part, many, strict=True)}
-    probability = probabilities(np.concatenate([batches[start] for start in starts]))
-    metrics = compute(probability, images.labels, settings.top_k)
-    gates = judge(settings.gates, metrics.scalars)
-    predictions = encode(images.ids, images.labels, probability)
-    verdict = ModelVerdict(
-        name=receipt.name,
-        version=receipt.version,
-        sha256=receipt.sha256,
-        files_sha256=loaded.files_sha256,
-        test_sha256=test_sha256,
-        predictions_sha256=hashlib.sha256(predictions).hexdigest(),
-        passed=all(gate.passed for gate in gates),
-        metrics=metrics.scalars,
-        gates=gates,
-    )
-    seconds = sum(spent for _, (_, spent) in parts)
-    return Evaluation(receipt, classes, probability, metrics, 1000 * seconds / len(images), predictions, verdict)
+    logits, seconds = np.concatenate([batches[start] for start in starts]), sum(spent for _, (_, spent) in parts)
+    return reports.assess(receipt, loaded.files_sha256, images, split, logits, seconds, settings)
 
 
 def _compare_with_champion(client: Any, done: Evaluation, params: Params) -> None:
@@ -115,9 +71,7 @@ def _compare_with_champion(client: Any, done: Evaluation, params: Params) -> Non
     if holder is None or holder == number:
         return
     try:
-        champion = registry.get(client, name, holder)
-        evidence = registry.verdict_of(champion), registry.predictions_of(champion)
-        found = compare_evidence((done.verdict, done.predictions), evidence, params.promote.max_regression, params.seed)
+        found = promotion.against(client, name, holder, (done.verdict, done.predictions), params)
     except UserError as error:
         say(f"evaluate: {done.receipt.model} cannot be compared with {alias} (version {holder}): {error}")
         return
@@ -137,37 +91,6 @@ def _predict_part(starts: list[int], receipt: Receipt, pixels: np.ndarray, batch
     """What a Ray task runs: it takes the version from the registry itself."""
     store.connect()
     return _predict(starts, registry.load(receipt).module, pixels, batch_size)
-
-
-def _write(folder: Path, evaluations: dict[str, Evaluation], images: Images) -> None:
-    scalars = {model: done.metrics.scalars for model, done in evaluations.items()}
-    write_bytes(folder / "metrics.json", (json.dumps(scalars, indent=2) + "\n").encode())
-    Verdict(models={model: done.verdict for model, done in evaluations.items()}).write(folder / "verdict.json")
-    (folder / "confusion").mkdir()
-    (folder / "figures").mkdir()
-    rows = []
-    for model, done in evaluations.items():
-        write_bytes(folder / "predictions" / f"{model}.parquet", done.predictions)
-        names = np.array(done.classes)
-        predicted = done.probability.argmax(axis=1)
-        pd.DataFrame({"actual": names[images.labels], "predicted": names[predicted]}).to_csv(
-            folder / "confusion" / f"{model}.csv", index=False
-        )
-        report_figure(
-            f"{model}: top-1 {done.metrics.scalars['top1']:.2%} on {len(images):,} test images",
-            done.classes,
-            done.metrics,
-            done.probability,
-            images,
-            folder / "figures" / f"{model}.png",
-        )
-        m = done.metrics
-        rows.append(
-            pd.DataFrame(
-                {"model": model, "class": names, "precision": m.precision, "recall": m.recall, "f1": m.f1, "support": m.support}
-            )
-        )
-    pd.concat(rows).to_csv(folder / "per_class.csv", index=False)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import getpass
-import hashlib
-import socket
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from components.artifacts import Comparison, ModelVerdict, Move
+from components import promotion
 from components.console import launch, say, table
 from components.errors import UserError
-from components.evaluation.compare import compare_evidence
-from components.params import Params, load_params
-from components.provenance import git_state
+from components.params import load_params
+from components.promotion import Decision
 from components.tracking import history, registry, store
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a promotion was judged on. `objections` is empty if nothing speaks against it."""
-
-    verdict: ModelVerdict
-    comparison: Comparison | None
-    objections: list[str]
 
 
 def promote(
@@ -49,40 +34,42 @@ def promote(
     if override is not None:
         _require_text("--override", override)
     client = store.connect()
-    candidate = registry.get(client, name, version) if version is not None else _best(client, name, params.promote.metric)
+    candidate = (
+        registry.get(client, name, version) if version is not None else promotion.best(client, name, params.promote.metric)
+    )
     number = int(candidate.version)
-    current = history.state(client, name, alias)
-    _tell_of_strangers(name, current)
-    holder = current.holder
-    if expect is not None and holder != expect:
-        raise UserError(f"{name}@{alias} is {history.describe(holder)}, not version {expect}: {_who_moved(current)}")
+    current = _state(client, name, alias)
+    if expect is not None and current.holder != expect:
+        raise UserError(f"{name}@{alias} is {history.describe(current.holder)}, not version {expect}: {_who_moved(current)}")
     if number == current.now == current.expected:
         say(f"promote: {name}@{alias} is version {number} already; nothing to do")
         return
-    decision = _judge(client, candidate, alias, current.rival, params)
+    decision = promotion.judge(client, candidate, alias, current.rival, params)
     _show(name, alias, number, current.rival, decision)
     if decision.objections and override is None:
         raise UserError(f"{name} version {number} is not promoted to {alias}: {'; '.join(decision.objections)}")
     if dry_run:
-        say(f"promote: dry run, nothing was changed; {name}@{alias} would move from {history.describe(holder)} to {number}")
+        held = history.describe(current.holder)
+        say(f"promote: dry run, nothing was changed; {name}@{alias} would move from {held} to {number}")
         return
+    _carry_out(client, name, number, current, decision, reason, override if decision.objections else None)
+
+
+def _carry_out(
+    client: Any, name: str, number: int, current: history.State, decision: Decision, reason: str, override: str | None
+) -> None:
+    alias = current.alias
     if current.interrupted and number == current.expected:
         history.follow(client, name, alias)
         say(f"promote: move {current.entries[-1].number} to version {number} had been interrupted; it is complete now")
         return
-    move = _move(
-        alias,
-        current,
-        number,
-        reason,
-        verdict=decision.verdict,
-        comparison=decision.comparison,
-        override=override if decision.objections else None,
-    )
+    verdict, comparison = decision.verdict, decision.comparison
+    move = promotion.record(alias, current, number, reason, verdict=verdict, comparison=comparison, override=override)
     entry = history.append(client, name, move)
     history.follow(client, name, alias)
-    say(f"promote: {name}@{alias} moved from {history.describe(holder)} to version {number} (move {entry.number}): {reason}")
-    if decision.objections:
+    held = history.describe(current.holder)
+    say(f"promote: {name}@{alias} moved from {held} to version {number} (move {entry.number}): {reason}")
+    if override:
         say(f"promote: OVERRIDDEN, recorded for ever: {override}")
 
 
@@ -96,8 +83,7 @@ def rollback(reason: str, name: str | None = None, alias: str | None = None, dry
     name, alias = name or params.register_.name, alias or params.promote.alias
     _require_text("--reason", reason)
     client = store.connect()
-    current = history.state(client, name, alias)
-    _tell_of_strangers(name, current)
+    current = _state(client, name, alias)
     undone = current.undoable
     if undone is None:
         raise UserError(f"{name}@{alias} has no move to take back")
@@ -106,7 +92,7 @@ def rollback(reason: str, name: str | None = None, alias: str | None = None, dry
     if dry_run:
         say(f"rollback: dry run, nothing was changed; {name}@{alias} would return to {history.describe(target)}")
         return
-    move = _move(alias, current, target, reason, verdict=verdict, undoes=undone.number)
+    move = promotion.record(alias, current, target, reason, verdict=verdict, undoes=undone.number)
     entry = history.append(client, name, move)
     history.follow(client, name, alias)
     taken = f"move {entry.number} takes back {undone.number}"
@@ -129,7 +115,8 @@ def show_history(name: str | None = None, alias: str | None = None) -> None:
         for entry in current.entries
     ]  # fmt: skip
     table(f"{name}@{alias}", ["move", "when", "who", "from", "to", "why"], rows)
-    _tell_of_strangers(name, current)
+    if doubt := current.doubt(name):
+        say(f"promote: {doubt}")
     there = {int(v.version) for v in registry.versions(client, name)}
     for entry in current.entries:
         if entry.move.target is not None and entry.move.target not in there:
@@ -137,85 +124,12 @@ def show_history(name: str | None = None, alias: str | None = None) -> None:
     say(f"{name}@{alias} is {history.describe(current.now)}")
 
 
-def _judge(client: Any, candidate: Any, alias: str, rival: int | None, params: Params) -> Decision:
-    """What speaks against a candidate. Raises `UserError` for what no override covers: no verdict, or other bytes."""
-    verdict, settings = registry.require_intact(candidate), params.promote
-    objections = [
-        f"its verdict failed: {g.gate} is {g.threshold:g}, found {g.value:.4f}" for g in verdict.gates if not g.passed
-    ]
-    status = candidate.tags.get(registry.STATUS)
-    if status != "passed" and not objections:
-        objections.append(f"{registry.STATUS} is {status}")
-    if rival is None or rival == int(candidate.version):
-        return Decision(verdict, None, objections)
-    found: Comparison | None = None
-    reason = ""
-    try:
-        other = registry.get(client, candidate.name, rival)
-        found = compare_evidence(
-            (verdict, registry.predictions_of(candidate)),
-            (registry.verdict_of(other), registry.predictions_of(other)),
-            settings.max_regression,
-            params.seed,
-        )
-    except UserError as error:
-        reason = f"it cannot be compared with version {rival}: {error}"
-    if found and not found.passed:
-        reason = (
-            f"it may be worse than version {rival} by {-100 * found.low:.2f} points of top-1 "
-            f"(95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}); "
-            f"promote.max_regression allows {100 * found.max_regression:.2f}"
-        )
-    if reason and alias == settings.alias:
-        objections.append(reason)
-    return Decision(verdict, found, objections)
-
-
-def _best(client: Any, name: str, metric: str) -> Any:
-    passed = [v for v in registry.versions(client, name) if v.tags.get(registry.STATUS) == "passed"]
-    if not passed:
-        raise UserError(f"{name} has no version that passed; `dvc repro` evaluates what it registers")
-    figures = {v.version: registry.verdict_of(v).metrics for v in passed}
-    unknown = [number for number, values in figures.items() if metric not in values]
-    if unknown:
-        raise UserError(
-            f"promote.metric is {metric}, which version {unknown[0]} was not judged by; known: {', '.join(figures[unknown[0]])}"
-        )
-    sign = -1 if metric in ("nll", "ece") else 1
-    return max(passed, key=lambda v: (sign * figures[v.version][metric], -int(v.version)))
-
-
-def _move(
-    alias: str,
-    current: history.State,
-    target: int | None,
-    reason: str,
-    *,
-    verdict: ModelVerdict | None,
-    comparison: Comparison | None = None,
-    override: str | None = None,
-    undoes: int | None = None,
-) -> Move:
-    digest = hashlib.sha256(verdict.model_dump_json().encode()).hexdigest() if verdict else None
-    return Move(
-        alias=alias, source=current.holder, target=target, after=current.after, undoes=undoes,
-        who=f"{getpass.getuser()}@{socket.gethostname()}", when=datetime.now(UTC).isoformat(timespec="seconds"),
-        reason=reason, override=override, verdict_sha256=digest, git_commit=git_state()["git.commit"],
-        comparison=comparison, nonce=history.nonce(),
-    )  # fmt: skip
-
-
-def _tell_of_strangers(name: str, current: history.State) -> None:
-    if current.interrupted:
-        say(
-            f"promote: move {current.entries[-1].number} of {name}@{current.alias} to "
-            f"{history.describe(current.expected)} is under way or was interrupted; it counts as done"
-        )
-    elif current.now != current.expected:
-        say(
-            f"promote: {name}@{current.alias} is {history.describe(current.now)}, but its history leads to "
-            f"{history.describe(current.expected)}: it was moved by hand, or its version was deleted"
-        )
+def _state(client: Any, name: str, alias: str) -> history.State:
+    """Where an alias stands; says so if that is not where its history leads."""
+    current = history.state(client, name, alias)
+    if doubt := current.doubt(name):
+        say(f"promote: {doubt}")
+    return current
 
 
 def _who_moved(current: history.State) -> str:

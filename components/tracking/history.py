@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from components.artifacts import Move
 from components.errors import UserError
-from components.tracking import registry
+from components.tracking import SUFFIX, registry, store
 
 _TAG = "kiln.move"
 
@@ -64,9 +64,23 @@ class State:
         live = [entry for entry in self.entries if entry.move.undoes is None and entry.number not in undone]
         return live[-1] if live else None
 
+    def doubt(self, name: str) -> str | None:
+        """How the alias came to stand elsewhere than its history leads."""
+        if self.interrupted:
+            return (
+                f"move {self.entries[-1].number} of {name}@{self.alias} to {describe(self.expected)} is under way or was "
+                "interrupted; it counts as done"
+            )
+        if self.now != self.expected:
+            return (
+                f"{name}@{self.alias} is {describe(self.now)}, but its history leads to {describe(self.expected)}: "
+                "it was moved by hand, or its version was deleted"
+            )
+        return None
+
 
 def ledger(name: str) -> str:
-    return f"{name}-history"
+    return name + SUFFIX
 
 
 def read(client: MlflowClient, name: str) -> list[Entry]:
@@ -98,17 +112,23 @@ def state(client: MlflowClient, name: str, alias: str) -> State:
     return State(alias, registry.aliases(client, name).get(alias), expected, entries, after, there)
 
 
+def begin(client: MlflowClient, name: str) -> None:
+    """Makes the registered model that holds the moves, unless it is there."""
+    registry.ensure(
+        client, ledger(name), f"Every move of an alias of {name}, one version each. Written by Kiln; never edit it."
+    )
+
+
 def append(client: MlflowClient, name: str, move: Move) -> Entry:
     """Adds a move to the history.
 
     Raises:
         UserError: another move came first; says whose.
     """
-    registry.ensure(
-        client, ledger(name), f"Every move of an alias of {name}, one version each. Written by Kiln; never edit it."
-    )
-    source = f"models:/{name}/{move.target or move.source}"
-    client.create_model_version(ledger(name), source=source, tags={_TAG: move.model_dump_json()}, await_creation_for=0)
+    source, tags = f"models:/{name}/{move.target or move.source}", {_TAG: move.model_dump_json()}
+    with store.permitted(f"move {name}@{move.alias} (nothing was changed)", "promoters"):
+        begin(client, name)
+        client.create_model_version(ledger(name), source=source, tags=tags, await_creation_for=0)
     entries = read(client, name)
     # By its nonce and not by the number that came back: if the reply was lost, the client has written the move twice.
     for entry in entries:
@@ -121,6 +141,7 @@ def append(client: MlflowClient, name: str, move: Move) -> Entry:
     )
 
 
+@store.permitted("set an alias (the move is in the history; who may set it completes it)", "promoters")
 def follow(client: MlflowClient, name: str, alias: str) -> int | None:
     """Sets an alias to where the history says, and looks again, so that the last of several movers is the one that counts."""
     for _ in range(20):

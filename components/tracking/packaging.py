@@ -25,6 +25,7 @@ from components.artifacts import Network, sha256_file
 from components.errors import UserError
 from components.models import weights
 from components.provenance import LIBRARIES, environment
+from components.tracking import store
 
 SHA256 = "kiln.sha256"
 _NETWORK = "kiln.network"
@@ -53,7 +54,7 @@ def save(module: nn.Module, network: Network, sha256: str, name: str, run_id: st
         UserError: the store could not take it, or what came back is not what went in.
     """
     try:
-        with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME, store.permitted("store a model", "the training identity"):
             # MLflow files the model under the experiment that is set, whatever the run's is.
             mlflow.set_experiment(experiment_id=experiment_id)
             info = _log(module, network, sha256, name, run_id)
@@ -101,7 +102,8 @@ def load(model_uri: str) -> Loaded:
         UserError: it is not Kiln's, brings code along, or hides a pickle; nothing of it has run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(download_artifacts(artifact_uri=model_uri, dst_path=folder))
+        with store.permitted(f"read {model_uri}", "those who were given READ"):
+            path = Path(download_artifacts(artifact_uri=model_uri, dst_path=folder))
         described = yaml.safe_load((path / "MLmodel").read_text())
         _refuse_code(model_uri, path, described)
         network = Network.model_validate_json(described["metadata"][_NETWORK])

@@ -13,18 +13,19 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_ALREADY_EXISTS, ErrorCode
 from torch import nn
 
 from components.artifacts import ModelVerdict, Network, Receipt
 from components.errors import UserError
-from components.tracking import packaging
+from components.tracking import packaging, store
 from components.tracking.packaging import Loaded
 
 SHA256 = packaging.SHA256
 STATUS = "validation_status"
 VERDICT = "kiln.verdict"
 _ATTEMPTS = 8
+_TRAINING = "the training identity"
 
 
 def find(client: MlflowClient, name: str, sha256: str) -> ModelVersion | None:
@@ -32,7 +33,8 @@ def find(client: MlflowClient, name: str, sha256: str) -> ModelVersion | None:
 
     Should there be several (two registered at once, or the reply to the call that made one was lost and it was made
     again), the lowest number is the one, for everybody and for ever; the others, which nobody can have a receipt of,
-    are removed. One that was judged or has an alias is somebody's copy and stays.
+    are removed, or lose their digest where a server lets this user remove nothing. One that was judged or has an alias is
+    somebody's copy and stays.
     """
     found = sorted(client.search_model_versions(f"name = '{name}' and tags.`{SHA256}` = '{sha256}'"), key=_number)
     held = set(aliases(client, name).values()) if found[1:] else set()
@@ -41,8 +43,10 @@ def find(client: MlflowClient, name: str, sha256: str) -> ModelVersion | None:
             continue
         try:
             client.delete_model_version(name, spare.version)
-        except MlflowException:  # whoever else registers these bytes has just done so
-            continue
+        except MlflowException as error:
+            # Else whoever else registers these bytes has just done so.
+            if error.error_code == ErrorCode.Name(PERMISSION_DENIED):
+                client.set_model_version_tag(name, spare.version, SHA256, f"spare of version {found[0].version}")
     return found[0] if found else None
 
 
@@ -87,14 +91,15 @@ def create(
         if version is not None:
             return version
         try:
-            client.create_model_version(
-                name,
-                source=info.model_uri,
-                run_id=run_id,
-                model_id=info.model_id,
-                tags={SHA256: sha256, "kiln.model": model, **tags},
-                await_creation_for=0,
-            )
+            with store.permitted(f"add a version to {name}", _TRAINING):
+                client.create_model_version(
+                    name,
+                    source=info.model_uri,
+                    run_id=run_id,
+                    model_id=info.model_id,
+                    tags={SHA256: sha256, "kiln.model": model, **tags},
+                    await_creation_for=0,
+                )
         except MlflowException:
             # Many registrations at once: the store hands out a number twice and refuses the second.
             if attempt == _ATTEMPTS:
@@ -130,6 +135,7 @@ def load(receipt: Receipt) -> Loaded:
     return loaded
 
 
+@store.permitted("write a verdict onto a version", _TRAINING)
 def record_verdict(
     client: MlflowClient, receipt: Receipt, verdict: ModelVerdict, predictions: bytes, figures: dict[str, float]
 ) -> None:
@@ -150,6 +156,7 @@ def record_verdict(
         client.set_model_version_tag(receipt.name, str(receipt.version), key, value)
 
 
+@store.permitted("write a comparison onto a run", _TRAINING)
 def record_comparison(client: MlflowClient, name: str, number: int, figures: dict[str, float]) -> None:
     """Notes on a version's run how it compares with whoever is champion at this moment."""
     version, now = client.get_model_version(name, str(number)), int(time.time() * 1000)
@@ -215,7 +222,8 @@ def require_intact(version: ModelVersion) -> ModelVerdict:
 def get(client: MlflowClient, name: str, number: int) -> ModelVersion:
     """Raises `UserError` when there is no such version, and names those that there are."""
     try:
-        return client.get_model_version(name, str(number))
+        with store.permitted(f"read {name}", "those who were given READ"):
+            return client.get_model_version(name, str(number))
     except MlflowException:
         there = ", ".join(row["version"] for row in overview(client, name)) or "none"
         raise UserError(f"{name} version {number} is not in this registry; versions there: {there}") from None
@@ -229,7 +237,8 @@ def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
 def aliases(client: MlflowClient, name: str) -> dict[str, int]:
     """alias -> version. Raises `UserError` when there is no such registered model."""
     try:
-        return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+        with store.permitted(f"read {name}", "those who were given READ"):
+            return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
     except MlflowException:
         raise UserError(
             f"there is no registered model {name!r} in this registry; `dvc repro` registers what it trains"

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class TrainingRun:
         self._unsent: list[Metric] = []
         self._guard = threading.Lock()
         self._ended = False
-        self._queue: queue.Queue[list[Metric] | str] = queue.Queue()
+        self._queue: queue.Queue[str | None] = queue.Queue()  # how it ended, or None for "there is something to send"
         self._thread = threading.Thread(target=self._send, name="mlflow-run", daemon=True)
         self._thread.start()
 
@@ -57,7 +57,7 @@ class TrainingRun:
         self.logged |= {(m.key, m.step) for m in metrics}
         with self._guard:
             self._unsent += metrics
-        self._queue.put(metrics)
+        self._queue.put(None)
 
     def end(self, status: str) -> None:
         """Ends the run, within `_PATIENCE_S` whatever the server does. `spooled` names what is kept if it does not answer."""
@@ -67,27 +67,23 @@ class TrainingRun:
             self.spooled = spool.keep(store.uri(), self.run_id, list(self._unsent), status)
 
     def _send(self) -> None:
-        waiting: list[Metric] = []
         while True:
-            item = self._queue.get()
-            try:
-                if isinstance(item, str):
-                    self._log(waiting)
-                    self.client.set_terminated(self.run_id, item)
+            status = self._queue.get()
+            with suppress(Exception):  # training outlives its tracking: MLflow's, requests' and database errors
+                self._log()
+                if status is not None:
+                    self.client.set_terminated(self.run_id, status)
                     self._ended = True
-                    return
-                waiting += item
-                self._log(waiting)
-                waiting = []
-            except Exception:  # noqa: BLE001 (training outlives its tracking: MLflow's, requests' and database errors)
-                if isinstance(item, str):
-                    return
+            if status is not None:
+                return
 
-    def _log(self, metrics: list[Metric]) -> None:
+    def _log(self) -> None:
+        with self._guard:
+            metrics = list(self._unsent)
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)
             with self._guard:
-                self._unsent = self._unsent[len(metrics) :]  # they go out in the order in which they came in
+                self._unsent = self._unsent[len(metrics) :]  # what came in meanwhile stands behind them
 
 
 @contextmanager
@@ -106,11 +102,12 @@ def training_run(
     `params` may be nested; `datasets` maps a context (`training`, `validation`) to a path and its SHA-256. `resume` is the
     run to go on with, if it still exists and has not finished.
     """
-    logged = _reopen(client, resume, tags[FINGERPRINT]) if resume else None
-    if resume is None or logged is None:
-        run_id, logged = _create(client, experiment_name, model, params, tags, datasets), set()
-    else:
-        run_id = resume
+    with store.permitted(f"write runs of the experiment {experiment_name}", "the training identity"):
+        logged = _reopen(client, resume, tags[FINGERPRINT]) if resume else None
+        if resume is None or logged is None:
+            run_id, logged = _open(client, store.experiment(client, experiment_name), model, params, tags, datasets), set()
+        else:
+            run_id = resume
     machine = SystemMetricsMonitor(run_id, resume_logging=bool(logged))
     machine.start()
     run, status = TrainingRun(client, run_id, logged), "FAILED"
@@ -126,32 +123,6 @@ def training_run(
         finishing.start()
         finishing.join(_PATIENCE_S)
         run.end(status)
-
-
-def _create(
-    client: MlflowClient,
-    experiment_name: str,
-    model: str,
-    params: dict[str, Any],
-    tags: dict[str, str],
-    datasets: dict[str, tuple[str, str]],
-) -> str:
-    experiment_id = store.experiment(client, experiment_name)
-    tags = {**resolve_tags(), MODEL: model, **tags}
-    run_id: str = client.create_run(experiment_id, run_name=model, tags=tags).info.run_id
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params).items()])
-    client.log_inputs(
-        run_id,
-        [
-            # MLflow keeps 36 characters of a digest; the tags have all of it.
-            DatasetInput(
-                MetaDataset(resolve_dataset_source(path), name=path, digest=sha256[:32])._to_mlflow_entity(),
-                [InputTag("mlflow.data.context", context)],
-            )
-            for context, (path, sha256) in datasets.items()
-        ],
-    )
-    return run_id
 
 
 def _reopen(client: MlflowClient, run_id: str, fingerprint: str) -> set[tuple[str, int]] | None:
@@ -170,6 +141,31 @@ def _reopen(client: MlflowClient, run_id: str, fingerprint: str) -> set[tuple[st
     return {(key, m.step) for key in own for m in client.get_metric_history(run_id, key)}
 
 
+def _open(
+    client: MlflowClient,
+    experiment_id: str,
+    model: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    datasets: dict[str, tuple[str, str]],
+) -> str:
+    tags = {**resolve_tags(), MODEL: model, **tags}
+    run_id: str = client.create_run(experiment_id, run_name=model, tags=tags).info.run_id
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params).items()])
+    client.log_inputs(
+        run_id,
+        [
+            # MLflow keeps 36 characters of a digest; the tags have all of it.
+            DatasetInput(
+                MetaDataset(resolve_dataset_source(path), name=path, digest=sha256[:32])._to_mlflow_entity(),
+                [InputTag("mlflow.data.context", context)],
+            )
+            for context, (path, sha256) in datasets.items()
+        ],
+    )
+    return run_id
+
+
 def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> str | None:
     """The newest finished run with that fingerprint."""
     runs = client.search_runs(
@@ -181,6 +177,7 @@ def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> str 
     return runs[0].info.run_id if runs else None
 
 
+@store.permitted("write runs of this experiment", "the training identity")
 def import_run(
     client: MlflowClient, experiment_id: str, model: str, params: dict[str, Any], tags: dict[str, str], history: list[Epoch]
 ) -> str:

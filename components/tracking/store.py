@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import mlflow
@@ -19,6 +21,7 @@ from components.tracking import spool
 
 EMBEDDED = f"sqlite:///{ROOT / 'mlflow.db'}"
 _PROBE_S = 5
+_DENIED = (401, 403)
 
 
 def uri() -> str:
@@ -55,10 +58,54 @@ def connect() -> MlflowClient:
     try:
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow lets SQLAlchemy's, requests' and its own errors through alike
-        raise UserError(f"the tracking store {shown()} cannot be used: {error}; {advice}") from error
+        reason = _reason(error) or f"{error}; {advice}"
+        raise UserError(f"the tracking store {shown()} cannot be used: {reason}") from error
     for run_id in spool.replay(client, address):
         say(f"tracking: sent what run {run_id} had kept while {shown()} did not answer")
     return client
+
+
+def identity() -> str:
+    """Who the server takes us for."""
+    name = os.environ.get("MLFLOW_TRACKING_USERNAME") or urlsplit(uri()).username
+    return f"user {name!r}" if name else "an unnamed user (MLFLOW_TRACKING_USERNAME is not set)"
+
+
+@contextmanager
+def permitted(what: str, role: str) -> Iterator[None]:
+    """For calls that a server may refuse, `what` (an infinitive) to all but `role`.
+
+    Raises:
+        UserError: it does; says who asked, and who may.
+    """
+    try:
+        yield
+    except (MlflowException, requests.HTTPError) as error:
+        if _status(error) not in _DENIED:
+            raise
+        raise UserError(
+            f"{shown()} does not let {identity()} {what}: that is for {role} (docs/server.md says how one becomes one)"
+        ) from None
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that a server answered with, if it was one."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _reason(error: Exception) -> str | None:
+    """What a server's refusal of the very first call means."""
+    if "Invalid Host header" in str(error):
+        host = urlsplit(uri()).netloc.rpartition("@")[2]
+        return f"it does not go by the name {host!r}; the server's MLFLOW_SERVER_ALLOWED_HOSTS has to have it"
+    if _status(error) == 401:
+        return (
+            f"it does not accept the name and password of {identity()}; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD to what its administrator gave you"
+        )
+    return None
 
 
 def experiment(client: MlflowClient, name: str) -> str:

@@ -146,22 +146,29 @@ def client(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return store.connect()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Server:
     """A real MLflow server that keeps the artifacts behind itself; it can be killed, frozen and started again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
 
+    def options(self) -> list[str]:
+        return ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
+                "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}",
+                "--artifacts-destination", str(self.folder / "artifacts")]  # fmt: skip
+
     def start(self, **env: str) -> None:
-        store_uri, artifacts = f"sqlite:///{self.folder / 'server.db'}", str(self.folder / "artifacts")
         log = (self.folder / "server.log").open("a")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-             "--backend-store-uri", store_uri, "--artifacts-destination", artifacts],
+            [sys.executable, "-m", "mlflow", "server", *self.options()],
             cwd=self.folder, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **env},
         )  # fmt: skip
         for _ in range(240):

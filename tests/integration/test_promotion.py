@@ -16,6 +16,7 @@ from components.artifacts import Receipt
 from components.errors import UserError
 from components.tracking import history, registry
 from pipelines import promote as verb
+from pipelines import trace
 from tests.integration.versions import NAME, folder, judge, make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -320,3 +321,11 @@ def test_two_processes_of_twenty_registrations_leave_one_version_per_model(clien
     assert len(versions) == 7
     assert len({v.tags["kiln.sha256"] for v in versions}) == 7
     assert all(v.tags["kiln.model"] == "cnn" for v in versions)
+
+
+def test_what_kiln_did_not_register_is_not_traced(client: Any, four: list[Receipt]) -> None:
+    source = client.get_model_version(NAME, str(four[0].version)).source
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", source=source, await_creation_for=0)
+    with pytest.raises(UserError, match=r"foreign version 1 was not registered by Kiln: .* no tag kiln\.sha256"):
+        trace.run("foreign/1", check=False)
