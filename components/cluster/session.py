@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import joblib
+import psutil
 
 from components.errors import UserError
 
@@ -62,8 +64,6 @@ def session() -> Iterator[str]:
             # A token of this session alone, in memory: Ray would otherwise write one under the home directory.
             if "RAY_AUTH_TOKEN_PATH" not in os.environ:
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            # When this process is killed, Ray's agents would look for its dead head for a minute before they give up.
-            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
             ray.init(
                 address="local",
                 num_cpus=joblib.cpu_count(),
@@ -74,9 +74,29 @@ def session() -> Iterator[str]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {error}") from error
     try:
-        yield address or f"this machine ({joblib.cpu_count()} cores)"
+        with nullcontext() if address else _reaper():
+            yield address or f"this machine ({joblib.cpu_count()} cores)"
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _reaper() -> Iterator[None]:
+    """Sees to it that nothing of an embedded Ray outlives this process for long, even if it is killed.
+
+    Ray's own processes notice by themselves, but its agents spend another minute on telling a head that is gone, too.
+    """
+    import ray
+
+    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
+    agents = [str(child.pid) for child in psutil.Process(raylet).children()]
+    # `read` ends when the other end of the pipe does, which is here. By then a number may belong to somebody else.
+    script = 'read _; sleep 3; for p; do case "$(ps -o args= -p $p)" in ray::*) kill -9 $p;; esac; done'
+    with subprocess.Popen(["sh", "-c", script, "reaper", *agents], stdin=subprocess.PIPE, start_new_session=True) as reaper:
+        try:
+            yield
+        finally:
+            reaper.kill()
 
 
 def device_for(request: Request, device: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def test_a_worker_that_is_killed_costs_time_and_nothing_else(clone: Clone, long:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
 def test_a_killed_or_interrupted_stage_is_continued(clone: Clone, long: Path, tmp_path: Path, how: signal.Signals) -> None:
+    shutil.rmtree(clone.path / ".kiln" / "runs", ignore_errors=True)
     stage = Stage(clone, tmp_path / "out")
     stage.until(f"epoch 20/{EPOCHS}")
     family = stage.family()
