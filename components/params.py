@@ -127,6 +127,19 @@ class OnlineAugment(Section):
     """Zero pixels on each side for a random crop; 0 switches it off."""
     erase: Annotated[Whole, Field(ge=0, le=512)] = 0
     """Side in pixels of one square set to the channel mean (Cutout, arXiv:1708.04552); 0 switches it off."""
+    mixup: Annotated[Real, Field(ge=0)] = 0.0
+    """alpha of MixUp (arXiv:1710.09412): images and labels of a micro-batch are averaged in pairs; 0 switches it off."""
+    cutmix: Annotated[Real, Field(ge=0)] = 0.0
+    """alpha of CutMix (arXiv:1905.04899): a box of one image is pasted into another. With `mixup` too, either is drawn."""
+
+
+class Loss(Section):
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """`focal` gives less weight to what is already right (arXiv:1708.02002)."""
+    gamma: Annotated[Real, Field(ge=0, le=10)] = 2.0
+    """Exponent of the focal loss; 0 is cross entropy."""
+    class_weights: Literal["equal", "balanced"] = "equal"
+    """`balanced`: a class counts in inverse proportion to its training images, 1 on average over the images."""
 
 
 class EarlyStopping(Section):
@@ -168,6 +181,10 @@ class Recipe(Section):
     """Decay per step of an exponential average of the weights, which is then what is validated and kept; null: none."""
     early_stopping: EarlyStopping | None = None
     """When to stop before the last epoch; null trains all of them."""
+    loss: Loss = Loss()
+    """What is minimised."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """`balanced`: an epoch shows every class equally often, its images in turn; `uniform`: every image once."""
     augment: OnlineAugment = OnlineAugment()
     """On-line augmentation."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from components.tracking.runs import FINGERPRINT, data_tags, training_run
 from components.training.plan import Plan, plan
 
 STATE = provenance.ROOT / ".kiln"
+# A training that was given up leaves its checkpoints: this long, so that a holiday does not cost them.
+_FORGET_DAYS = 30
 
 
 def run(model: str, train: Path, val: Path, out: Path) -> None:
@@ -59,6 +62,8 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         write_bytes(out / "history.csv", history.to_csv(index=False).encode())
         result.write(out / "result.json")
         returned["checkpoints"].clear()
+        for forgotten in returned["forgotten"]:
+            say(f"train@{model}: removed the checkpoints of {forgotten[:12]}: nobody went on with it for {_FORGET_DAYS} days")
 
 
 def _train(wanted: Plan, settings: Train, request: Request, experiment: str, seed: int) -> dict[str, Any]:
@@ -98,7 +103,8 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
             follower.end(returned["history"], returned["best"])
     if tracked.spooled:
         say(f"{label}: warning: {store.shown()} stopped answering; {tracked.spooled} keeps what it lacks")
-    return returned | {"device": device, "checkpoints": place}
+    forgotten = checkpoint.prune(STATE, _FORGET_DAYS * 86_400, time.time())
+    return returned | {"device": device, "checkpoints": place, "forgotten": forgotten}
 
 
 def main(argv: list[str] | None = None) -> None:

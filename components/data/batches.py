@@ -18,10 +18,32 @@ def epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed << 24 | epoch) << 4 | stream)
 
 
-def epoch_batches(rows: int, global_batch: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The global batches of one epoch, as rows of the data set: each row once. The last batch may be short."""
-    batches: tuple[Tensor, ...] = torch.randperm(rows, generator=epoch_generator(seed, epoch, 0)).split(global_batch)
+def epoch_batches(labels: Tensor, global_batch: int, seed: int, epoch: int, *, balanced: bool = False) -> tuple[Tensor, ...]:
+    """The global batches of one epoch, as rows of the data set. The last batch may be short.
+
+    Each row comes once, or with `balanced` (labels: int64 `(N,)`) each class equally often, as near as N allows, and of one
+    class no row comes again before all others have come as often.
+    """
+    generator = epoch_generator(seed, epoch, 0)
+    if balanced:
+        rows = _balanced_rows(labels, generator)
+        order = rows[torch.randperm(len(rows), generator=generator)]
+    else:
+        order = torch.randperm(len(labels), generator=generator)
+    batches: tuple[Tensor, ...] = order.split(global_batch)
     return batches
+
+
+def _balanced_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
+    classes = labels.unique()
+    quota, extra = divmod(len(labels), len(classes))
+    chosen = []
+    for n, label in enumerate(classes):
+        rows = (labels == label).nonzero().squeeze(1)
+        wanted = quota + (n < extra)
+        turns = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-wanted // len(rows)))]
+        chosen.append(torch.cat(turns)[:wanted])
+    return torch.cat(chosen)
 
 
 class Augmenter:
@@ -71,3 +93,24 @@ class Augmenter:
 def _covers(positions: Tensor, centres: Tensor, side: int) -> Tensor:
     start = centres[:, None] - side // 2
     return (positions >= start) & (positions < start + side)
+
+
+class Mixer:
+    """MixUp and CutMix within a micro-batch, by torchvision; draws come from torch's global stream.
+
+    Maps `uint8 (B, H, W, C)` and labels `int64 (B,)` to `float (B, H, W, C)` and probabilities `float (B, K)`.
+    """
+
+    def __init__(self, settings: OnlineAugment, classes: int) -> None:
+        from torchvision.transforms import v2  # pulls in half of torch: only where it is used
+
+        self.kinds = [
+            kind(alpha=alpha, num_classes=classes)
+            for kind, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+            if alpha
+        ]
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
+        mixed, targets = kind(images.permute(0, 3, 1, 2).float(), labels)
+        return mixed.permute(0, 2, 3, 1), targets

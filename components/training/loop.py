@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.artifacts import Epoch, Network
-from components.data.batches import Augmenter, epoch_batches
+from components.data.batches import Augmenter, Mixer, epoch_batches
 from components.data.images import Images
 from components.errors import UserError
 from components.models import build
 from components.models.classifier import Classifier
 from components.params import Recipe
 from components.training.collectives import gather, rank_and_world, sum_over_ranks
+from components.training.losses import Criterion
 from components.training.precision import autocast, probe
 from components.training.progress import Pulse
 from components.training.reduction import Totals
@@ -145,6 +146,9 @@ class Stepper:
 
     def __init__(self, run: Run, state: State, augmenter: Augmenter, labels: Tensor) -> None:
         self.run, self.state, self.augmenter, self.labels = run, state, augmenter, labels
+        recipe, classes = run.recipe, len(run.network.classes)
+        self.criterion = Criterion(recipe.loss, recipe.label_smoothing, torch.bincount(labels, minlength=classes))
+        self.mixer = Mixer(recipe.augment, classes) if recipe.augment.mixup or recipe.augment.cutmix else None
         self.left = False  # the notice that a machine is leaving has been acted upon
 
     def epoch(self) -> Iterator[Totals]:
@@ -152,7 +156,8 @@ class Stepper:
         run, state = self.run, self.state
         state.model.train()
         self.augmenter.begin(run.seed, state.epoch)
-        for rows in epoch_batches(len(run.train), run.global_batch, run.seed, state.epoch)[state.batch :]:
+        labels, balanced = torch.from_numpy(run.train.labels), run.recipe.sampling == "balanced"
+        for rows in epoch_batches(labels, run.global_batch, run.seed, state.epoch, balanced=balanced)[state.batch :]:
             try:
                 totals = self._step(rows)
             except Exception as error:
@@ -170,15 +175,16 @@ class Stepper:
         losses: dict[int, Tensor] = {}
 
         def compute(i: int) -> Tensor:
-            targets = self.labels[parts[i].to(run.device)]
-            # Whatever a network draws for itself (dropout) is this micro-batch's own, on whichever rank.
+            images, labels = self.augmenter.batch(parts[i]), self.labels[parts[i].to(run.device)]
+            # Whatever is drawn from here on (mixing, dropout) is this micro-batch's own, on whichever rank.
             torch.manual_seed((run.seed << 32) ^ (state.step << 12) ^ i)
+            mixed, targets = self.mixer(images, labels) if self.mixer else (images, labels)
             with autocast(run.device, state.precision):
-                logits = state.model(self.augmenter.batch(parts[i]))
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=run.recipe.label_smoothing, reduction="none")
+                logits = state.model(mixed)
+            loss = self.criterion(logits.float(), targets)
             state.scaler.scale(loss.sum() / len(rows)).backward()
             losses[i] = loss.detach()
-            return torch.stack([losses[i].sum(), (logits.detach().argmax(1) == targets).sum()])
+            return torch.stack([losses[i].sum(), (logits.detach().argmax(1) == labels).sum()])
 
         totals = state.reducer.reduce(len(parts), compute, save=not self.left and run.around.leaving(), stop=run.around.stop())
         if not math.isfinite(totals.loss) or (not state.scaler.is_enabled() and not math.isfinite(totals.gradient_norm)):

@@ -5,21 +5,51 @@ from __future__ import annotations
 import pytest
 import torch
 
-from components.data.batches import Augmenter, epoch_batches
+from components.data.batches import Augmenter, Mixer, epoch_batches
 from components.params import OnlineAugment
 from tests.conftest import make_images
 
 
 @pytest.mark.parametrize("rows", [48, 50, 49, 5])
 def test_an_epoch_sees_every_row_once_in_whole_batches_but_the_last(rows: int) -> None:
-    batches = epoch_batches(rows, 12, seed=3, epoch=2)
+    batches = epoch_batches(torch.zeros(rows), 12, seed=3, epoch=2)
     assert [len(batch) for batch in batches] == [12] * (rows // 12) + ([rows % 12] if rows % 12 else [])
     assert sorted(torch.cat(batches).tolist()) == list(range(rows))
 
 
+def test_balanced_batches_show_every_class_equally_often_and_its_rows_in_turn() -> None:
+    labels = torch.tensor([0] * 100 + [1] * 10 + [2] * 1 + [4] * 3)  # nothing of class 3
+    rows = torch.cat(epoch_batches(labels, 7, seed=0, epoch=1, balanced=True))
+    assert len(rows) == len(labels)
+    assert torch.bincount(labels[rows]).tolist() == [29, 29, 28, 0, 28]
+    times = torch.bincount(rows, minlength=len(labels))
+    for label in (0, 1, 2, 4):
+        own = times[labels == label]
+        assert own.max() - own.min() <= 1
+    again = torch.cat(epoch_batches(labels, 7, seed=0, epoch=2, balanced=True))
+    seen = (times > 0) | (torch.bincount(again, minlength=len(labels)) > 0)
+    assert seen[labels == 0].sum() > 40, "another epoch shows others of the large class"
+
+
+def test_mixed_images_are_made_of_their_micro_batch_and_so_are_their_labels() -> None:
+    images = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 8, 8, 3) * 40
+    labels = torch.arange(6)
+    for settings in ({"mixup": 0.5}, {"cutmix": 1.0}):
+        mixer = Mixer(OnlineAugment.model_validate(settings), 6)
+        torch.manual_seed(3)
+        mixed, targets = mixer(images, labels)
+        assert mixed.shape == images.shape
+        torch.testing.assert_close(targets.sum(1), torch.ones(6))
+        assert (targets > 0).sum() > 6
+        # Every image is of one colour, so that its mean tells what it is made of.
+        torch.testing.assert_close(mixed.mean((1, 2, 3)) / 40, targets @ torch.arange(6.0))
+        torch.manual_seed(3)
+        assert torch.equal(mixer(images, labels)[0], mixed)
+
+
 def test_epochs_and_seeds_differ() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        order: list[int] = torch.cat(epoch_batches(100, 10, seed, epoch)).tolist()
+        order: list[int] = torch.cat(epoch_batches(torch.zeros(100), 10, seed, epoch)).tolist()
         return order
 
     assert order(0, 1) == order(0, 1)

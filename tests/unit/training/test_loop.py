@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import multiprocessing
 import re
@@ -9,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -202,6 +204,39 @@ def test_a_training_resumed_anywhere_ends_with_the_same_bytes(values: dict[str, 
     assert sorted(recorder.states) == list(range(25))
     for step in (0, 1, 8, 13, 23, 24):
         assert facts(train(**values, resume=recorder.states[step])) == whole, step
+
+
+@pytest.mark.parametrize(
+    "values", [{"loss": {"name": "focal", "class_weights": "balanced"}, "sampling": "balanced"},
+               {"augment": {"flip": 0.5, "mixup": 0.2, "cutmix": 1.0}}], ids=["balance", "mixing"],
+)  # fmt: skip
+def test_balance_and_mixing_do_not_depend_on_ranks_or_interruptions(values: dict[str, Any]) -> None:
+    recorder = Recorder(every=11)
+    whole = facts(train(**values, micro_batches=2, around=recorder.surroundings()))
+    assert whole[1][-1]["val_top1"] > 0.6
+    assert facts(train(**values, micro_batches=2, resume=recorder.states[11])) == whole
+    assert in_world(2, "train", micro_batches=2, **values) == in_world(1, "train", micro_batches=2, **values) * 2
+
+
+@pytest.mark.parametrize(
+    "values", [{"sampling": "balanced"}, {"loss": {"class_weights": "balanced"}}], ids=["sampling", "weights"]
+)
+def test_balancing_helps_rare_classes(values: dict[str, Any]) -> None:
+    """Ten classes, from 300 images down to 3 (100:1): macro-recall with and without, seeds fixed."""
+    every = make_images(3000, classes=10, size=20)
+    rows = np.concatenate([np.flatnonzero(every.labels == k)[: round(300 / 100 ** (k / 9))] for k in range(10)])
+    network = NETWORK.model_copy(update={"shape": (20, 20, 1), "classes": [str(k) for k in range(10)]})
+    test = make_images(500, classes=10, size=20, seed=1, prefix="test")
+
+    def macro_recall(**recipe_values: Any) -> float:
+        made = dataclasses.replace(run(train=every.take(rows), epochs=3, **recipe_values), network=network, val=test)
+        model = build(network)
+        model.load_state_dict(loop.train(made, precision="fp32").state)
+        with torch.inference_mode():
+            predicted = model.eval()(torch.from_numpy(test.pixels)).argmax(1).numpy()
+        return float(np.mean([(predicted[test.labels == k] == k).mean() for k in range(10)]))
+
+    assert macro_recall(**values) > macro_recall() + 0.05
 
 
 def test_a_wish_to_stop_leaves_a_state_to_go_on_from() -> None:
