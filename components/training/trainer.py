@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -76,20 +77,17 @@ class Attempt:
         """Hands events on until training has ended. No sign of life for `silence_s` (`start_s` before the first) ends it."""
         self.thread.start()
         heard, limit = time.monotonic(), start_s
-        if threading.current_thread() is threading.main_thread():
-            # Ray has put its own handlers in place by now. A polite end is the same for Ctrl-C and for a job's stop.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, _interrupt)
         try:
-            while self.thread.is_alive():
-                if self._pump(0.5):
-                    heard, limit = time.monotonic(), silence_s
-                if time.monotonic() - heard > limit:
-                    raise UserError(self._silence(limit))
-            self._pump(0)
-        except KeyboardInterrupt:
-            self._stop()
-            raise
+            with _interruptions() as interruptions:
+                while self.thread.is_alive():
+                    if self._pump(0.5):
+                        heard, limit = time.monotonic(), silence_s
+                    if time.monotonic() - heard > limit:
+                        raise UserError(self._silence(limit))
+                    if interruptions:
+                        self._stop()
+                        raise KeyboardInterrupt
+                self._pump(0)
         finally:
             ray.kill(self.mailbox)
         if isinstance(self.error, TrainingFailedError):
@@ -178,8 +176,26 @@ def _free_placement_groups() -> None:
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that the first finds the loop between two events; the second ends it at once."""
+    received: list[int] = []
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    # Ray has put its own handlers in place by now. A polite end is the same for Ctrl-C and for a job's stop.
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _cause(error: TrainingFailedError) -> str:
