@@ -118,6 +118,8 @@ class Limits(Section):
     """Seconds that decoding one image may take."""
     decode_mb: Annotated[Whole, Field(ge=64, le=65_536)] = 1024
     """Memory for decoding one image, in MiB."""
+    strict_jpeg: Flag = True
+    """Refuse JPEG files that the decoder can guess but calls corrupt: cut short and closed again, or damaged within."""
     archive_files: Annotated[Whole, Field(ge=1)] = 5_000_000
     """Most members of an archive."""
     archive_gb: Annotated[Real, Field(gt=0)] = 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from components.data import decoder
-from components.data.decoder import FRAME, GREY_SIDE, LENGTH, Decoded, Rules
+from components.data.decoder import FRAME, GREY_SIDE, LENGTH, READY, Decoded, Rules
 
 # Files go over in batches of this many bytes, or one by one if they are larger.
 _BATCH = 512 << 10
@@ -61,9 +62,14 @@ class Sandbox:
     def _start(self) -> subprocess.Popen[bytes]:
         # -P: the folder of that file is no place to import from.
         command = [sys.executable, "-P", decoder.__file__, json.dumps(self.rules)]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 18
         )
+        assert process.stdout
+        if process.stdout.read(len(READY)) != READY:
+            # No image is to blame for that.
+            raise RuntimeError(f"the decoder does not start (exit code {process.wait()}): {shlex.join(command)}")
+        return process
 
     def _bury(self) -> tuple[str, str]:
         """Why the process ended, at the image that it was at."""

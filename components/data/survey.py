@@ -63,6 +63,7 @@ def rules_of(settings: Preprocess, encoded: bool) -> Rules:
         pixels=limits.max_megapixels * 1_000_000,
         seconds=limits.decode_s,
         memory=limits.decode_mb << 20,
+        strict=limits.strict_jpeg,
     )
 
 

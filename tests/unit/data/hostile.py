@@ -85,6 +85,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "portable.ppm": (lambda: encoded(picture(902), "PPM"), "format"),
     "header only.jpg": (lambda: _jpeg(903)[:100], "damaged"),
     "truncated.jpg": (lambda: _jpeg(904)[:-200], "damaged"),
+    "cut and closed.jpg": (lambda: encoded(picture(917, 200), "JPEG")[:-400] + b"\xff\xd9", "damaged"),
     "truncated.png": (lambda: encoded(picture(905))[:-300], "damaged"),
     "truncated.webp": (lambda: encoded(picture(906), "WEBP", lossless=True)[:-200], "damaged"),
     "truncated.bmp": (lambda: encoded(picture(907), "BMP")[:-300], "damaged"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ SIZE = 16
 def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the stage on a source with given settings; returns the folder that it wrote."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for Ray's processes
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # for Ray's processes
 
     def run(source: Path | str, out: str = "out", kind: str = "image_folder", **settings: Any) -> Path:
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
