@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
+from components.data import sources
 from components.data.shards import read_split
 from components.errors import UserError
+from components.params import load_params
 from pipelines import preprocess
 from tests.unit.data.hostile import FILES, encoded, fill, good_folder, picture
 
@@ -63,6 +65,8 @@ def test_every_hostile_file_is_refused_for_its_reason_and_the_rest_is_used(prepa
     used = by_id(out)
     names = {f"{c}/{n:03d}.jpg" for c in ("cat", "dog") for n in range(40)} | {"cat/again too.bmp", "cat/link within.jpg"}
     assert set(used) == names
+    settings = load_params("params.yaml").preprocess
+    assert read_split(out / "val")[1].origin == {"raw": sources.load(settings.source, settings.limits).sha256}
     page = (out / "report.html").read_text()
     assert "<b>.JPEG" not in page
     assert "&lt;b&gt;.JPEG" in page
