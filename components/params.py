@@ -165,6 +165,11 @@ class Preprocess(Section):
         return self
 
 
+def _refuse_disorder(name: str, pair: tuple[float, float]) -> None:
+    if not 0 < pair[0] <= pair[1]:
+        raise ValueError(f"{name} is {list(pair)}; it goes from small to large, both above 0")
+
+
 class HorizontalFlip(Section):
     name: Literal["horizontal_flip"]
     p: Share = 0.5
@@ -181,6 +186,69 @@ class Crop(Section):
     name: Literal["crop"]
     padding: Annotated[Whole, Field(ge=1, le=64)]
     """Zero pixels added on each side before a window of the original size is cut out."""
+
+
+class ResizedCrop(Section):
+    name: Literal["resized_crop"]
+    scale: tuple[Share, Share] = (0.5, 1.0)
+    """Smallest and largest share of the area that is cut out and scaled to the whole."""
+    ratio: tuple[Real, Real] = (0.75, 1.333)
+    """Least and most width per height of what is cut out."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ResizedCrop:
+        _refuse_disorder("scale", self.scale)
+        _refuse_disorder("ratio", self.ratio)
+        return self
+
+
+class Affine(Section):
+    name: Literal["affine"]
+    degrees: Annotated[Real, Field(ge=0, le=180)] = 0.0
+    """Largest angle in either direction."""
+    translate: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Largest move in either direction, as a share of the side."""
+    scale: tuple[Real, Real] = (1.0, 1.0)
+    """Smallest and largest factor."""
+    shear: Annotated[Real, Field(ge=0, lt=90)] = 0.0
+    """Largest angle of shearing, in degrees."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Affine:
+        _refuse_disorder("scale", self.scale)
+        return self
+
+
+class ColourJitter(Section):
+    name: Literal["colour_jitter"]
+    brightness: Annotated[Real, Field(ge=0, le=1)] = 0.0
+    """Largest change in either direction, as a share."""
+    contrast: Annotated[Real, Field(ge=0, le=1)] = 0.0
+    """Largest change in either direction, as a share."""
+    saturation: Annotated[Real, Field(ge=0, le=1)] = 0.0
+    """Largest change in either direction, as a share; grey images have none."""
+    hue: Annotated[Real, Field(ge=0, le=0.5)] = 0.0
+    """Largest turn of the colour circle in either direction, as a share of it; grey images have none."""
+
+
+class RandAugment(Section):
+    name: Literal["rand_augment"]
+    operations: Annotated[Whole, Field(ge=1, le=14)] = 2
+    """How many of its 14 operations are applied, one after the other (arXiv:1909.13719)."""
+    magnitude: Annotated[Whole, Field(ge=0, le=30)] = 9
+    """How strongly, of 31 levels."""
+
+
+class TrivialAugment(Section):
+    """One operation of any strength (arXiv:2103.10158)."""
+
+    name: Literal["trivial_augment"]
+
+
+class AutoAugment(Section):
+    name: Literal["auto_augment"]
+    policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+    """The data set that the policy was found for (arXiv:1805.09501)."""
 
 
 class Shift(Section):
@@ -204,12 +272,25 @@ class Erasing(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Erasing:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale is {list(self.scale)}; it goes from small to large, both above 0")
+        _refuse_disorder("scale", self.scale)
         return self
 
 
-Operation = Annotated[HorizontalFlip | VerticalFlip | Crop | Shift | Rotation | Erasing, Field(discriminator="name")]
+Operation = Annotated[
+    HorizontalFlip
+    | VerticalFlip
+    | Crop
+    | ResizedCrop
+    | Shift
+    | Affine
+    | Rotation
+    | ColourJitter
+    | Erasing
+    | RandAugment
+    | TrivialAugment
+    | AutoAugment,
+    Field(discriminator="name"),
+]
 
 
 class Augment(Section):

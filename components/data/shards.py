@@ -139,6 +139,12 @@ def read_shards(folder: Path, manifest: Manifest) -> Iterator[Images]:
         yield Images(pixels, table["label"].to_numpy().astype(np.int64), table["id"].to_pylist())
 
 
+def read_labels(folder: Path, manifest: Manifest) -> np.ndarray:
+    """`int64 (N,)`, without the images."""
+    columns = [pq.read_table(folder / shard.file, columns=["label"])["label"].to_numpy() for shard in manifest.shards]
+    return np.concatenate(columns).astype(np.int64)
+
+
 class ChannelCounts:
     """How often each value occurs in each channel, for statistics that are exact however the images come."""
 
