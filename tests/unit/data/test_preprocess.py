@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -17,6 +18,7 @@ from components.data.shards import read_split
 from components.errors import UserError
 from components.params import load_params
 from pipelines import preprocess
+from tests.conftest import make_images, write_idx
 from tests.unit.data.hostile import FILES, encoded, fill, good_folder, picture
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,7 +33,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(source: Path | str, out: str = "out", kind: str = "image_folder", **settings: Any) -> Path:
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
-        own = settings.pop("source", {})
+        own = settings.pop("options", {})
         values["preprocess"] = {"source": {"kind": kind, "path": str(source), **own}, "val_fraction": 0.2, "test_fraction": 0.2}
         values["preprocess"] |= settings
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
@@ -166,3 +168,36 @@ def test_classes_that_are_empty_tiny_or_missing_are_named(
     assert "training images: yeti (" in told
     assert "missing from " in told
     assert read_split(out / "train")[1].classes == ["cat", "dog", "yeti"]
+
+
+def test_a_group_stays_in_one_split(prepare: Any, tmp_path: Path) -> None:
+    good_folder(tmp_path / "raw", per_class=90, size=8)
+    rows = [(f"{c}/{n:03d}.jpg", c, f"patient {n // 3}") for c in ("cat", "dog") for n in range(90)]
+    pd.DataFrame(rows, columns=["path", "label", "patient"]).to_csv(tmp_path / "raw/labels.csv", index=False)
+    found = by_id(prepare("raw", kind="csv", options={"group_column": "patient"}))
+    places: dict[str, set[str]] = {}
+    for path, _, patient in rows:
+        places.setdefault(patient, set()).add(found[path][0])
+    assert {len(place) for place in places.values()} == {1}
+    assert set.union(*places.values()) == {"train", "val", "test"}
+
+
+def test_copies_are_kept_together_if_they_are_kept(prepare: Any, tmp_path: Path) -> None:
+    good_folder(tmp_path / "raw", per_class=60, size=8)
+    for path in list((tmp_path / "raw").rglob("*.jpg")):
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    kept = {name: split for name, (split, _) in by_id(prepare("raw", "kept", duplicates="keep")).items()}
+    assert len(kept) == 240
+    assert all(kept[name.replace("copy of ", "")] == split for name, split in kept.items())
+    dropped = prepare("raw", "dropped")
+    assert len(by_id(dropped)) == 120
+    assert set(quarantine(dropped).values()) == {"duplicate"}
+
+
+def test_arrays_are_brought_to_a_size_and_to_channels(prepare: Any, tmp_path: Path) -> None:
+    write_idx(tmp_path / "raw", make_images(60), make_images(30, seed=1, prefix="test"))
+    found = by_id(prepare("raw", kind="idx", image_size=8, channels=3))
+    assert {pixels.shape for _, pixels in found.values()} == {(8, 8, 3)}
+    same = by_id(prepare("raw", "same", kind="idx"))
+    assert np.array_equal(same["test/7"][1], make_images(30, seed=1).pixels[7])
+    assert {split for name, (split, _) in same.items() if name.startswith("test")} == {"test"}
