@@ -116,7 +116,7 @@ class Limits(Section):
     """Most pixels that a header may announce, in millions."""
     decode_s: Annotated[Real, Field(gt=0, le=600)] = 20
     """Seconds that decoding one image may take."""
-    decode_mb: Annotated[Whole, Field(ge=64, le=65_536)] = 1024
+    decode_mb: Annotated[Whole, Field(ge=64, le=65_536)] = 2048
     """Memory for decoding one image, in MiB."""
     strict_jpeg: Flag = True
     """Refuse JPEG files that the decoder can guess but calls corrupt: cut short and closed again, or damaged within."""

@@ -17,7 +17,7 @@ from components.data.sources.base import Entry, Refusal, Source, digest_of
 from components.errors import UserError
 from components.params import Preprocess
 
-# A chunk is what one task looks at. It depends on the source alone, not on who works.
+# A chunk is what one task looks at: what comes out does not depend on its size, the memory of a process does.
 _CHUNK_ROWS, _CHUNK_FILE_MB, _CHUNK_PIXEL_MB = 1000, 32, 64
 # Fewer images and bytes than these are looked at sooner than other processes are started.
 _FEW_ROWS, _FEW_MB = 2000, 20
@@ -81,14 +81,14 @@ def survey(
     """
     rules = rules_of(settings, source.encoded)
     total = len(source.entries)
-    if rules.size:
-        _check_room(spool, total * rules.size**2 * (rules.channels or 3))
+    each = _bytes_of_one(source, rules)
+    _check_room(spool, total * each)
     facts, refused, shapes = [np.empty(0, FACTS)], list(source.refused), dict[tuple[int, ...], str]()
     contents = np.zeros((total, 32), np.uint8)
     done = 0
     with spool.open("wb") as file:
         result: Examined
-        for result in run(examine, _chunks(source.entries, rules), source, rules):
+        for result in run(examine, _chunks(source.entries, each), source, rules):
             shapes = result.shapes | shapes
             _check_shapes(shapes)
             file.write(result.pixels.reshape(-1).data)
@@ -112,10 +112,20 @@ def here(function: Callable[..., Any], inputs: Iterable[tuple[Any, ...]], *share
     return (function(*values, *shared) for values in inputs)
 
 
-def _chunks(entries: list[Entry], rules: Rules) -> Iterator[tuple[int, list[Entry]]]:
-    most = _CHUNK_ROWS
+def _bytes_of_one(source: Source, rules: Rules) -> int:
+    """Bytes of an image made uniform: where no size is set, those of the first that can be used, for all must be alike."""
     if rules.size:
-        most = max(1, min(most, (_CHUNK_PIXEL_MB << 20) // (rules.size**2 * (rules.channels or 3))))
+        return rules.size**2 * (rules.channels or 3)
+    for row, entry in enumerate(source.entries):
+        found = examine(row, [entry], source, rules)
+        if len(found.facts):
+            _check_shapes(found.shapes)
+            return found.pixels.nbytes
+    return 1
+
+
+def _chunks(entries: list[Entry], each: int) -> Iterator[tuple[int, list[Entry]]]:
+    most = max(1, min(_CHUNK_ROWS, (_CHUNK_PIXEL_MB << 20) // each))
     start, size = 0, 0
     for row, entry in enumerate(entries):
         if row > start and (row - start == most or size + entry.size > _CHUNK_FILE_MB << 20):

@@ -30,7 +30,8 @@ _TREE_READERS: dict[type, Callable[[Any, Tree, Limits], Source]] = {
 
 
 def load(source: Settings, limits: Limits | None = None, scratch: Path | None = None) -> Source:
-    """Lists a source; its images are read later. An archive is unpacked below `scratch`, which its user removes.
+    """Lists a source; its images are read later. An archive is unpacked below `scratch`, for as long as the
+    source lives.
 
     Raises:
         UserError: the source is missing, malformed or beyond `limits`.
@@ -40,8 +41,9 @@ def load(source: Settings, limits: Limits | None = None, scratch: Path | None = 
         return _READERS[type(source)](source, limits)
     if not is_archive(source.path):
         return _TREE_READERS[type(source)](source, open_tree(source.path), limits)
-    folder = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=scratch))
-    refused = unpack(source.path, folder, limits)
-    found = _TREE_READERS[type(source)](source, open_tree(str(folder)), limits)
+    folder = tempfile.TemporaryDirectory(dir=scratch)
+    refused = unpack(source.path, Path(folder.name), limits)
+    found = _TREE_READERS[type(source)](source, open_tree(folder.name), limits)
     found.refused += refused
+    found.unpacked = folder
     return found

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,8 @@ class Source(ABC):
     empty: Sequence[str] = ()
     # Content is encoded image files, decoded apart; else arrays.
     encoded: bool = True
+    # Where an archive's files are; gone with the source.
+    unpacked: TemporaryDirectory[str] | None = None
     # Another process, on whatever node, can read it.
     shareable: bool = True
 
@@ -56,7 +59,8 @@ class Source(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process reads what it is told to; the list would be a weight on every task."""
-        return {key: value for key, value in vars(self).items() if key not in ("entries", "refused", "classes", "empty")}
+        kept_here = ("entries", "refused", "classes", "empty", "unpacked")
+        return {key: value for key, value in vars(self).items() if key not in kept_here}
 
     @cached_property
     def sha256(self) -> str:

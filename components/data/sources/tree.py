@@ -53,7 +53,7 @@ class LocalTree:
         files: list[File] = []
         refused: list[Refusal] = []
         folders: list[str] = []
-        for prefix, item in self._items(""):
+        for prefix, item in self._items(refused):
             path = prefix + item.name
             if not printable(item.name):
                 refused.append(Refusal(ascii(path)[1:-1], "name", "the name is not printable text"))
@@ -67,17 +67,20 @@ class LocalTree:
                 files.append(File(path, item.stat(follow_symlinks=False).st_size))
         return sorted(files), sorted(refused), sorted(folders)
 
-    def _items(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        pending = [prefix]
+    def _items(self, refused: list[Refusal]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        pending = [""]
         while pending:
             prefix = pending.pop()
-            with os.scandir(f"{self.root}/{prefix}") as items:
-                for item in items:
-                    if item.name.startswith(".") or item.name in _LITTER:
-                        continue
-                    yield prefix, item
-                    if item.is_dir(follow_symlinks=False) and printable(item.name):
-                        pending.append(f"{prefix}{item.name}/")
+            try:
+                with os.scandir(f"{self.root}/{prefix}") as found:
+                    items = [item for item in found if not item.name.startswith(".") and item.name not in _LITTER]
+            except OSError as error:
+                refused.append(_unread(prefix.rstrip("/"), error))
+                continue
+            for item in items:
+                yield prefix, item
+                if item.is_dir(follow_symlinks=False) and printable(item.name):
+                    pending.append(f"{prefix}{item.name}/")
 
     def _follow(self, path: str, files: list[File], refused: list[Refusal]) -> None:
         """A link counts as the file that it leads to, if that is one and in the tree."""
