@@ -7,7 +7,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 # Comparisons at a time.
-_BLOCK = 1 << 22
+_BLOCK = 1 << 19
 
 
 def same(keys: np.ndarray) -> np.ndarray:

@@ -92,7 +92,8 @@ def survey(
             shapes = result.shapes | shapes
             _check_shapes(shapes)
             file.write(result.pixels.reshape(-1).data)
-            facts.append(result.facts)
+            # A copy: what Ray hands over are views, each of which keeps its chunk's pixels in memory.
+            facts.append(result.facts.copy())
             contents[result.facts["row"]] = np.ascontiguousarray(result.facts["content"]).view(np.uint8).reshape(-1, 32)
             for row, refusal, content in result.refused:
                 refused.append(refusal)

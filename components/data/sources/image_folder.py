@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -36,7 +37,7 @@ class ImageFolder(Source):
                 self.refused.append(Refusal(path, "no class", "it is in no class's folder"))
                 continue
             split = _LAYER[parts[0]] if layered else ""
-            self.entries.append(Entry(path, parts[depth - 1], split, "", path, size))
+            self.entries.append(Entry(path, sys.intern(parts[depth - 1]), split, "", path, size))
         if not self.entries:
             raise UserError(
                 "preprocess.source: no file in a class's folder; image_folder wants a folder per class, "

@@ -12,6 +12,7 @@ from components.data.sources.base import Refusal, printable
 from components.errors import UserError
 
 # What operating systems, editors and archivers leave behind.
+_NOWHERE = "it leads nowhere"
 _LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
 
 
@@ -88,7 +89,7 @@ class LocalTree:
         if not target.startswith(self.root + os.sep):
             refused.append(Refusal(path, "link", "it leads out of the folder"))
         elif not Path(target).exists():
-            refused.append(Refusal(path, "link", "it leads nowhere"))
+            refused.append(Refusal(path, "link", _NOWHERE))
         elif not Path(target).is_file():
             refused.append(Refusal(path, "link", "it does not lead to a file"))
         else:
@@ -157,6 +158,16 @@ class RemoteTree:
         except (OSError, ValueError) as error:
             return _unread(path, error)
         return too_large(path, len(data), limit) if len(data) > limit else data
+
+
+def not_for_dvc(location: str) -> list[Refusal]:
+    """What in a local folder DVC cannot hash: it waits for ever at a pipe and fails at sockets, broken links and names that
+    are not text."""
+    if "://" in location or not Path(location).is_dir():
+        return []
+    refused = LocalTree(Path(location)).walk()[1]
+    broken = [refusal for refusal in refused if refusal.reason == "not a file" or refusal.detail == _NOWHERE]
+    return broken + [refusal for refusal in refused if refusal.reason == "name" and "\\udc" in refusal.path]
 
 
 def too_large(path: str, size: int, limit: int) -> Refusal:
