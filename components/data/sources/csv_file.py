@@ -46,7 +46,7 @@ class CsvFile(Source):
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
         for entry in entries:
             path = PurePosixPath(entry.key)
-            if path.is_absolute() or ".." in path.parts or "\\" in entry.key:
-                yield Refusal(entry.id, "outside", "the path is absolute or leads upwards")
+            if path.is_absolute() or ".." in path.parts or "\\" in entry.key or not self.tree.holds(entry.key):
+                yield Refusal(entry.id, "outside", "the path is absolute, or leads upwards or out of the folder")
             else:
                 yield self.tree.read(str(path), self.limit)

@@ -12,7 +12,6 @@ from components.data.sources.base import Refusal, printable
 from components.errors import UserError
 
 # What operating systems, editors and archivers leave behind.
-_NOWHERE = "it leads nowhere"
 _LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
 
 
@@ -30,7 +29,10 @@ class Tree(Protocol):
         """The regular files, what is refused, and the directories; each sorted by path."""
 
     def read(self, path: str, limit: int) -> bytes | Refusal:
-        """A file's content, or why it is not read (`limit` in bytes)."""
+        """A listed file's content, or why it is not read (`limit` in bytes)."""
+
+    def holds(self, path: str) -> bool:
+        """Whether a path that was not listed stays in the tree, whatever links are on the way."""
 
 
 def open_tree(location: str) -> Tree:
@@ -86,14 +88,17 @@ class LocalTree:
     def _follow(self, path: str, files: list[File], refused: list[Refusal]) -> None:
         """A link counts as the file that it leads to, if that is one and in the tree."""
         target = os.path.realpath(f"{self.root}/{path}")
-        if not target.startswith(self.root + os.sep):
+        if not self.holds(path):
             refused.append(Refusal(path, "link", "it leads out of the folder"))
         elif not Path(target).exists():
-            refused.append(Refusal(path, "link", _NOWHERE))
+            refused.append(Refusal(path, "link", "it leads nowhere"))
         elif not Path(target).is_file():
             refused.append(Refusal(path, "link", "it does not lead to a file"))
         else:
             files.append(File(path, Path(target).stat().st_size))
+
+    def holds(self, path: str) -> bool:
+        return os.path.realpath(f"{self.root}/{path}").startswith(self.root + os.sep)
 
     def read(self, path: str, limit: int) -> bytes | Refusal:
         # What was a regular file when it was listed may have become a link or a pipe: nothing is followed nor waited for.
@@ -151,6 +156,9 @@ class RemoteTree:
                 folders.update(str(parent) for parent in PurePosixPath(path).parents if parent.name)
         return sorted(files), sorted(refused), sorted(folders)
 
+    def holds(self, path: str) -> bool:
+        return ".." not in PurePosixPath(path).parts
+
     def read(self, path: str, limit: int) -> bytes | Refusal:
         try:
             with self.fs.open(f"{self.root}/{path}", "rb") as file:
@@ -165,9 +173,13 @@ def not_for_dvc(location: str) -> list[Refusal]:
     are not text."""
     if "://" in location or not Path(location).is_dir():
         return []
-    refused = LocalTree(Path(location)).walk()[1]
-    broken = [refusal for refusal in refused if refusal.reason == "not a file" or refusal.detail == _NOWHERE]
-    return broken + [refusal for refusal in refused if refusal.reason == "name" and "\\udc" in refusal.path]
+
+    def fatal(refusal: Refusal) -> bool:
+        if refusal.reason == "link":
+            return not (Path(location) / refusal.path).exists()
+        return refusal.reason == "not a file" or (refusal.reason == "name" and "\\udc" in refusal.path)
+
+    return list(filter(fatal, LocalTree(Path(location)).walk()[1]))
 
 
 def too_large(path: str, size: int, limit: int) -> Refusal:

@@ -46,6 +46,8 @@ def test_a_csv_names_paths_labels_splits_and_groups(tmp_path: Path) -> None:
         ("dog/002.jpg", "9", "val", ""), ("dog/002.jpg", "9", "val", ""),
         ("../outside.jpg", "9", "train", ""), ("/etc/passwd", "9", "train", ""), ("nowhere.jpg", "9", "train", ""),
     ]  # fmt: skip
+    (tmp_path / "elsewhere").symlink_to("/etc")
+    rows.append(("elsewhere/passwd", "9", "train", ""))
     pd.DataFrame(rows, columns=["file", "kind", "part", "owner"]).to_csv(tmp_path / "t.csv", index=False)
     columns = {"path_column": "file", "label_column": "kind", "split_column": "part", "group_column": "owner"}
     source = load("csv", tmp_path, table="t.csv", **columns)
@@ -60,7 +62,8 @@ def test_a_csv_names_paths_labels_splits_and_groups(tmp_path: Path) -> None:
     refused = source.refused + [content for content in found.values() if isinstance(content, Refusal)]
     assert sorted((refusal.path, refusal.reason) for refusal in refused) == [
         ("../outside.jpg", "outside"), ("/etc/passwd", "outside"), ("cat/002.jpg", "no label"), ("dog/001.jpg", "two labels"),
-        ("dog/001.jpg", "two labels"), ("dog/002.jpg", "listed twice"), ("nowhere.jpg", "unreadable"),
+        ("dog/001.jpg", "two labels"), ("dog/002.jpg", "listed twice"),
+        ("elsewhere/passwd", "outside"), ("nowhere.jpg", "unreadable"),
     ]  # fmt: skip
     for wrong, told in (
         ({**columns, "label_column": "labl"}, "label_column is 'labl'; its columns: file, kind, part, owner"),
