@@ -485,6 +485,8 @@ def _describe(error: ValidationError) -> list[str]:
             message = f"found {given!r}; known: {item['ctx']['expected'].replace(' or ', ', ')}"
         elif item["type"] == "union_tag_invalid":
             message = f"found {item['ctx']['tag']!r}; known: {item['ctx']['expected_tags']}"
+        elif item["type"] == "union_tag_not_found":
+            message = f"{item['ctx']['discriminator'].strip(chr(39))} is missing"
         elif item["type"] != "value_error":
             message = f"{message[:1].lower()}{message[1:]} (found {given!r})"
         lines.append(f"{where}: {message}")
