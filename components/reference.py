@@ -37,10 +37,12 @@ def _rows(section: type[Section], prefix: str) -> list[str]:
                 rows.append(f"| `{key}` | one value, or what follows | | {meaning} |")
             rows += _rows(inner, f"{key}.")
         elif members := _union_of_sections(field.annotation):
-            rows.append(f"| `{key}` | a list of what follows | {_default(field)} | {meaning} |")
+            many = "a list of what follows" if get_origin(field.annotation) is list else "one of what follows"
+            rows.append(f"| `{key}` | {many} | {_default(field)} | {meaning} |")
             for member in members:
-                tag = get_args(member.model_fields["name"].annotation)[0]
-                rows += [row for row in _rows(member, f"{key}[{tag}].") if "].name`" not in row]
+                tagged = "name" if "name" in member.model_fields else "kind"
+                tag = get_args(member.model_fields[tagged].annotation)[0]
+                rows += [row for row in _rows(member, f"{key}[{tag}].") if f"].{tagged}`" not in row]
         else:
             rows.append(f"| `{key}` | {_kind(field)} | {_default(field)} | {meaning} |")
     return rows
@@ -54,9 +56,7 @@ def _section(annotation: Any) -> type[Section] | None:
 
 
 def _union_of_sections(annotation: Any) -> list[type[Section]]:
-    if get_origin(annotation) is not list:
-        return []
-    inner = get_args(annotation)[0]
+    inner = get_args(annotation)[0] if get_origin(annotation) is list else annotation
     while get_origin(inner) is Annotated:
         inner = get_args(inner)[0]
     return [member for member in get_args(inner) if isinstance(member, type) and issubclass(member, Section)]
@@ -77,6 +77,8 @@ def _kind_of(annotation: Any, metadata: list[Any]) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
         return "two numbers"
+    if get_origin(annotation) is list:
+        return f"list of {_kind_of(get_args(annotation)[0], [])}"
     name = {int: "integer", float: "number", bool: "true, false", str: "text"}[annotation]
     bounds: dict[str, float] = {}
     for item in metadata:

@@ -10,29 +10,27 @@ import pandas as pd
 
 from components.artifacts import staged
 from components.console import Meter, launch, say
-from components.data.augmentation import augment
-from components.data.preview import preview
-from components.data.shards import read_split, write_split
+from components.data.augmentation import OnDisk, make_copies
+from components.data.preview import Samples, preview
+from components.data.shards import Writer, read_labels, read_manifest, read_shards
 from components.params import load_params
 
 
 def run(train: Path, out: Path) -> None:
     """Writes `train`, `preview.png` and `class_counts.csv` below `out`; the statistics stay those of the originals."""
     params = load_params()
-    images, manifest = read_split(train)
-    with Meter("augment") as meter:
-        augmented = augment(images, params.augment, params.seed, meter.count)
-    with staged(out) as folder:
-        written = write_split(
-            folder / "train",
-            "train",
-            augmented,
-            manifest.classes,
-            params.preprocess.shard_mb,
-            manifest.channels,
-            manifest.origin | {"prepared": manifest.sha256},
-        )
-        preview(images, manifest.classes, params.augment, params.seed, folder / "preview.png")
+    settings, manifest = params.augment, read_manifest(train)
+    with staged(out) as folder, Meter("augment") as meter:
+        writer = Writer(folder / "train", "train", manifest.shape, manifest.classes, params.preprocess.shard_mb)
+        samples = Samples(len(manifest.classes))
+        for images in read_shards(train, manifest):
+            writer.add(images)
+            samples.add(images)
+        labels = read_labels(train, manifest)
+        for images in make_copies(OnDisk(train, manifest), labels, settings, params.seed, meter.count):
+            writer.add(images)
+        written = writer.finish(manifest.channels, manifest.origin | {"prepared": manifest.sha256})
+        preview(samples.images(), manifest.classes, settings, params.seed, folder / "preview.png")
         counts = pd.DataFrame({"class": manifest.classes, "original": manifest.class_counts, "augmented": written.class_counts})
         counts.to_csv(folder / "class_counts.csv", index=False)
     spread = np.array(written.class_counts)

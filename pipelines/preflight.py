@@ -1,13 +1,17 @@
-"""Checks before a run: parameters, room for the workers, the tracking store, receipts it does not know. (for a person)"""
+"""Checks before a run: parameters, raw files, room for workers, the store, receipts it does not know. (for a person)"""
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 from components.artifacts import Receipt
 from components.cluster.session import Request, check_local
 from components.console import launch, say
+from components.data.sources.tree import not_for_dvc
+from components.errors import UserError
 from components.params import load_params
 from components.tracking import registry, store
 
@@ -18,8 +22,9 @@ def run(models: Path) -> None:
     DVC sees that a receipt is there; only the registry can tell whether it still holds true: the store may have been
     emptied, or `MLFLOW_TRACKING_URI` may point elsewhere now. Without the receipt `dvc repro` registers again.
     """
-    settings = load_params().train
-    check_local(Request(settings.workers[0], settings.cpus_per_worker))
+    params = load_params()
+    _check_raw(params.preprocess.source.path)
+    check_local(Request(params.train.workers[0], params.train.cpus_per_worker))
     client = store.connect()
     for path in sorted(models.glob("*/receipt.json")):
         receipt = Receipt.read(path)
@@ -27,6 +32,20 @@ def run(models: Path) -> None:
         if known.get(str(receipt.version), {}).get("model_id") != receipt.model_id:
             path.unlink()
             say(f"preflight: {path} names version {receipt.version}, unknown to {store.shown()}: to be registered again")
+
+
+def _check_raw(location: str) -> None:
+    """DVC hashes the raw folder itself, before any stage can look at it."""
+    found = {f"{location.rstrip('/')}/{refusal.path}": refusal for refusal in not_for_dvc(location)}
+    if not found:
+        return
+    asked = subprocess.run([sys.executable, "-m", "dvc", "check-ignore", *found], capture_output=True, text=True, check=False)
+    left = [f"  {path} ({refusal.detail})" for path, refusal in found.items() if path not in asked.stdout.splitlines()]
+    if left:
+        raise UserError(
+            "DVC cannot hash what is no file, and would wait for ever or fail; remove it, or name it in .dvcignore:\n"
+            + "\n".join(left[:20] + ["  ..."] * (len(left) > 20))
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

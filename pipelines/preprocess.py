@@ -1,38 +1,51 @@
-"""Raw images -> data/prepared: checked, resized, split into train, val and test. (stage)"""
+"""Raw images -> data/prepared: checked, made uniform, split into train, val and test; a report. (stage)"""
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from components.artifacts import staged
-from components.console import launch, say
+from components.cluster.spread import stream
+from components.console import Meter, launch, say
 from components.data import sources
-from components.data.resize import resize
-from components.data.shards import channel_statistics, write_split
-from components.data.splits import hold_out
+from components.data.decide import decide
+from components.data.prepare import write_splits
+from components.data.report import write_quarantine, write_report
+from components.data.survey import here, is_small, survey
 from components.params import load_params
 
 
 def run(out: Path) -> None:
-    """Writes `train`, `val` and `test` below `out`; train's manifest carries the channel statistics."""
+    """Writes `train`, `val`, `test`, `quarantine.csv` and `report.html` below `out`; train's manifest carries the channel
+    statistics."""
     params = load_params()
     settings = params.preprocess
-    raw = sources.load(settings.source)
+    with staged(out) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
+        source = sources.load(settings.source, settings.limits, Path(scratch))
+        say(f"preprocess: {len(source.entries):,} images listed in {settings.source.path}")
+        alone = not source.shareable or is_small(source)
+        with Meter("preprocess") as meter:
+            found = survey(
+                source,
+                settings,
+                Path(scratch) / "pixels",
+                here if alone else lambda function, inputs, *shared: stream(function, inputs, settings.num_workers, *shared),
+                meter.count,
+            )
+        decision = decide(found, settings, params.seed)
+        manifests = write_splits(folder, found, decision, settings.shard_mb)
+        write_quarantine(folder / "quarantine.csv", decision)
+        write_report(folder / "report.html", found, decision, settings)
+    for warning in decision.warnings:
+        say(f"preprocess: warning: {warning}")
+    for split, manifest in manifests.items():
+        shape = "x".join(str(n) for n in manifest.shape)
+        say(f"preprocess: {split}: {manifest.rows:,} images of {shape} in {len(manifest.shards)} shards")
     say(
-        f"preprocess: read {len(raw.train):,} training and {len(raw.test):,} test images, {len(raw.classes)} classes, "
-        f"from {settings.source.path}"
+        f"preprocess: {len(decision.quarantine):,} not used, {decision.dropped:,} of them duplicates; see {out / 'report.html'}"
     )
-    train, val = hold_out(raw.train, settings.val_fraction, params.seed)
-    origin = {"raw": raw.sha256}
-    splits = {"train": train, "val": val, "test": raw.test}
-    with staged(out) as folder:
-        for split, images in splits.items():
-            images = resize(images, settings.image_size)
-            channels = channel_statistics(images.pixels) if split == "train" else None
-            manifest = write_split(folder / split, split, images, raw.classes, settings.shard_mb, channels, origin)
-            shape = "x".join(str(n) for n in manifest.shape)
-            say(f"preprocess: {split}: {manifest.rows:,} images of {shape} in {len(manifest.shards)} shards")
 
 
 def main(argv: list[str] | None = None) -> None:

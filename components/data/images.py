@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,3 +26,11 @@ class Images:
 
     def take(self, rows: np.ndarray) -> Images:
         return Images(self.pixels[rows], self.labels[rows], [self.ids[i] for i in rows])
+
+    def slice(self, start: int, stop: int) -> Images:
+        return Images(self.pixels[start:stop], self.labels[start:stop], self.ids[start:stop])
+
+    @staticmethod
+    def concatenate(parts: Sequence[Images]) -> Images:
+        pixels = np.concatenate([part.pixels for part in parts])
+        return Images(pixels, np.concatenate([part.labels for part in parts]), [name for part in parts for name in part.ids])

@@ -13,6 +13,21 @@ from components.data.images import Images
 from components.params import Augment
 
 
+class Samples:
+    """The first image of each class, of images that come piece by piece."""
+
+    def __init__(self, classes: int) -> None:
+        self.wanted, self.found = set(range(classes)), list[Images]()
+
+    def add(self, images: Images) -> None:
+        for label in sorted(self.wanted & set(images.labels.tolist())):
+            self.found.append(images.take(np.flatnonzero(images.labels == label)[:1]))
+            self.wanted.discard(label)
+
+    def images(self) -> Images:
+        return Images.concatenate(sorted(self.found, key=lambda one: int(one.labels[0])))
+
+
 def preview(images: Images, classes: list[str], settings: Augment, seed: int, path: Path, copies: int = 6) -> None:
     """Writes a PNG with one row per class (the first 20): its first image, and beside it its first copies.
 

@@ -1,26 +1,63 @@
-"""What is trained on and what is held out."""
+"""What is trained on and what is held out.
+
+An image's split is drawn from the seed and the digest of its pixels (or its group's name), and from nothing else: more
+images move none of those that are there. What that costs is that shares come out as draws do, not to the image.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from sklearn.model_selection import train_test_split
+import hashlib
+from collections.abc import Sequence
 
-from components.data.images import Images
+import numpy as np
+
+from components.data.sources.base import SPLITS
 from components.errors import UserError
 
+NONE, TRAIN, VAL, TEST = -1, 0, 1, 2
 
-def hold_out(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
-    """Splits `images` into (training, validation), stratified by class, the order of each kept.
+
+def draw(key: bytes, seed: int) -> float:
+    """A number in [0, 1) that only `key` and `seed` determine."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=seed.to_bytes(8, "little")).digest()) / 2**64
+
+
+def assign(
+    given: np.ndarray, units: np.ndarray, keys: Sequence[bytes], val_fraction: float, test_fraction: float, seed: int
+) -> np.ndarray:
+    """The split of each image, `int8 (N,)` of indices into `SPLITS`.
+
+    What the source gives (`given`; NONE where it does not) stays. The rest is drawn, but no split that the source gives.
+    If the source gives a training split without validation or test, these are cut out of it. Images of one unit (`units`,
+    any integers) go together: drawn by the smallest of their keys, or to where the source puts one of them.
 
     Raises:
-        UserError: a class has fewer than two images, or `fraction` leaves a class without a place on either side.
+        UserError: the source puts images of one unit into several splits, or a split would be empty.
     """
-    classes, counts = np.unique(images.labels, return_counts=True)
-    held = round(fraction * len(images))
-    if counts.min() < 2 or held < len(classes) or len(images) - held < len(classes):
+    out = given.astype(np.int8)
+    has = [bool((given == split).any()) for split in range(3)]
+    open_ = given == NONE
+    if not open_.any():
+        open_ = given == TRAIN if not (has[VAL] and has[TEST]) else open_
+    shares = (0.0 if has[TEST] else test_fraction, 0.0 if has[VAL] else val_fraction)
+    place: dict[int, int] = {}
+    smallest: dict[int, bytes] = {}
+    for unit, split, free, key in zip(units.tolist(), given.tolist(), open_.tolist(), keys, strict=True):
+        if free:
+            smallest[unit] = min(key, smallest.get(unit, key))
+        elif place.setdefault(unit, split) != split:
+            both = f"{SPLITS[place[unit]]} and {SPLITS[split]}"
+            raise UserError(f"the source puts images of one group into {both}; a group belongs to one split")
+    for unit, key in smallest.items():
+        if unit not in place:
+            u = draw(key, seed)
+            place[unit] = TEST if u < shares[0] else VAL if u < sum(shares) else TRAIN
+    rows = np.flatnonzero(open_)
+    out[rows] = [place[unit] for unit in units[rows].tolist()]
+    empty = [name for split, name in enumerate(SPLITS) if not (out == split).any()]
+    if empty:
         raise UserError(
-            f"preprocess.val_fraction is {fraction:g}: {held} of {len(images)} images cannot represent "
-            f"{len(classes)} classes (the smallest has {counts.min()}, 2 are needed); choose another share"
+            f"no image of {len(out):,} falls into {' and '.join(empty)}: raise preprocess.val_fraction or test_fraction, "
+            "take another seed, or bring more images"
         )
-    train, val = train_test_split(np.arange(len(images)), test_size=held, stratify=images.labels, random_state=seed)
-    return images.take(np.sort(train)), images.take(np.sort(val))
+    return out

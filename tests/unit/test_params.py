@@ -91,6 +91,15 @@ def test_a_batch_that_the_workers_do_not_divide_names_the_nearest_that_they_do(v
     assert "global_batch_size is 2, which num_workers (3) does not divide; the nearest that it does: 3 " in message
 
 
+def test_a_source_is_checked_as_its_kind_wants(values: dict[str, Any], tmp_path: Path) -> None:
+    values["preprocess"]["source"] = {"kind": "csv", "path": "x", "tabel": "y"}
+    assert "preprocess.source.tabel: no such key; did you mean table?" in refused(values, tmp_path)
+    values["preprocess"]["source"] = {"path": "x"}
+    assert "preprocess.source: kind is missing" in refused(values, tmp_path)
+    values["preprocess"]["source"] = {"kind": "folder", "path": "x"}
+    assert "preprocess.source: found 'folder'; known: 'idx', 'image_folder'" in refused(values, tmp_path)
+
+
 def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("seed: 1\nseed: 2\n")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from components.artifacts import sha256_file
 from components.data.images import Images
+from components.data.sources.base import Entry, Refusal, Source
 from components.errors import UserError
 
 SUMS = "SHA256SUMS"
@@ -20,6 +22,26 @@ _FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 _UBYTE = 0x08
+
+
+class Idx(Source):
+    """The official training and test images; raises as `load` does."""
+
+    encoded = False
+    shareable = False
+    complete = True
+
+    def __init__(self, folder: Path) -> None:
+        train, test, self.classes = load(folder)
+        self.refused, self.images = [], {"train": train, "test": test}
+        self.entries = [
+            Entry(name, self.classes[label], split, key=row)
+            for split, images in self.images.items()
+            for row, (name, label) in enumerate(zip(images.ids, images.labels.tolist(), strict=True))
+        ]
+
+    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
+        return (self.images[entry.split].pixels[entry.key] for entry in entries)
 
 
 def load(folder: Path) -> tuple[Images, Images, list[str]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data import augmentation
-from components.data.augmentation import augment, copies_per_image
+from components.data import augmentation, shards
+from components.data.augmentation import OnDisk, augment, copies_per_image, make_copies
 from components.data.images import Images
 from components.data.preview import preview
 from components.params import Augment
@@ -62,9 +62,42 @@ def test_balance_brings_every_class_to_the_size_of_the_largest() -> None:
         assert counts[labels == 1].max() - counts[labels == 1].min() <= 1
 
 
+def test_at_a_hundred_to_one_every_class_ends_alike_and_no_two_copies_of_an_image_are() -> None:
+    labels = np.array([0] * 500 + [1] * 5)
+    images = Images(make_images(505).pixels, labels, [f"train/{n}" for n in range(505)])
+    out = augment(images, settings(copies=0, balance=True), seed=0)
+    assert np.bincount(out.labels).tolist() == [500, 500]
+    copies = out.pixels[505:]
+    assert len({copy.tobytes() for copy in copies}) > 480
+    assert {name.split("~")[0] for name in out.ids[505:]} == {f"train/{n}" for n in range(500, 505)}
+
+
 def test_no_copies_no_change() -> None:
     images = make_images(5)
-    assert augment(images, Augment(), seed=0) is images
+    assert by_id(augment(images, Augment(), seed=0)) == by_id(images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "operation",
+    [{"name": "trivial_augment"}, *({"name": "auto_augment", "policy": p} for p in ("imagenet", "cifar10", "svhn"))],
+)
+def test_learnt_policies_change_most_images_and_always_in_the_same_way(operation: dict[str, object], channels: int) -> None:
+    images = make_images(40, channels=channels)
+    out = augment(images, settings(copies=1, policy=[operation]), seed=0)
+    assert out.pixels.dtype == np.uint8
+    assert (out.pixels[40:] != images.pixels).any(axis=(1, 2, 3)).sum() > 8
+    assert by_id(augment(images, settings(copies=1, policy=[operation]), seed=0)) == by_id(out)
+
+
+def test_from_disk_a_shard_at_a_time_the_copies_are_the_same(tmp_path: Path) -> None:
+    images = make_images(900, size=48, channels=3)
+    manifest = shards.write_split(tmp_path / "train", "train", images, ["a", "b", "c"], shard_mb=1)
+    assert len(manifest.shards) > 5
+    labels = shards.read_labels(tmp_path / "train", manifest)
+    assert np.array_equal(labels, images.labels)
+    found = Images.concatenate(list(make_copies(OnDisk(tmp_path / "train", manifest), labels, settings(), seed=0)))
+    assert by_id(found) == {name: p for name, p in by_id(augment(images, settings(), seed=0)).items() if "~" in name}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +109,10 @@ def test_no_copies_no_change() -> None:
         {"name": "shift", "fraction": 0.3},
         {"name": "rotation", "degrees": 45},
         {"name": "erasing", "p": 1, "scale": [0.2, 0.3]},
+        {"name": "resized_crop", "scale": [0.3, 0.5]},
+        {"name": "affine", "degrees": 30, "translate": 0.2, "scale": [0.6, 0.8], "shear": 10},
+        {"name": "colour_jitter", "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.2},
+        {"name": "rand_augment", "operations": 4, "magnitude": 15},
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])

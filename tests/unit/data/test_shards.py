@@ -37,6 +37,21 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_the_pieces_in_which_images_come_change_nothing_and_shards_can_be_read_one_by_one(tmp_path: Path) -> None:
+    images = make_images(700, size=64, channels=3)
+    shards.write_split(tmp_path / "whole", "train", images, CLASSES, shard_mb=1)
+    writer = shards.Writer(tmp_path / "parts", "train", images.pixels.shape[1:], CLASSES, shard_mb=1)
+    for start in range(0, 700, 37):
+        writer.add(images.slice(start, min(700, start + 37)))
+    manifest = writer.finish()
+    assert len(manifest.shards) > 5
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
+    parts = list(shards.read_shards(tmp_path / "parts", manifest))
+    assert [len(part) for part in parts] == [shard.rows for shard in manifest.shards]
+    assert shards.Images.concatenate(parts).ids == images.ids
+
+
 def test_one_flipped_bit_is_seen(tmp_path: Path) -> None:
     shards.write_split(tmp_path / "val", "val", make_images(50), CLASSES, shard_mb=1)
     path = tmp_path / "val" / "00000.parquet"
@@ -52,6 +67,9 @@ def test_one_flipped_bit_is_seen(tmp_path: Path) -> None:
 
 def test_statistics_are_those_of_the_pixels() -> None:
     pixels = make_images(40, channels=3).pixels
-    found = shards.channel_statistics(pixels)
+    counts = shards.ChannelCounts(3)
+    for part in (pixels[:7], pixels[7:]):
+        counts.add(part)
+    found = counts.statistics()
     assert np.allclose(found.mean, pixels.mean(axis=(0, 1, 2)))
     assert np.allclose(found.std, pixels.std(axis=(0, 1, 2)))
