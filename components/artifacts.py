@@ -207,16 +207,16 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 
 @contextmanager
-def only_one(lock: Path, what: str) -> Iterator[None]:
+def only_one(lock: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Holds `lock` for the length of the block; the kernel gives it back when the process dies, however that happens.
 
     Raises:
-        UserError: another living process holds it; names it.
+        UserError: another living process holds it, and `wait` is not set; names it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise UserError(

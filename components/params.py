@@ -435,6 +435,9 @@ class Train(Section):
     """Images that one step of the optimiser sees, over all workers; must divide by the most of `num_workers`."""
     max_failures: Annotated[Whole, Field(ge=0, le=100)] = 5
     """How often the worker group is started again after a worker died; it continues from the newest checkpoint."""
+    images: Literal["auto", "memory", "disk"] = "auto"
+    """Where each worker has its images while it trains: decoded in memory, or in one file of its node's disk, of which a batch
+    is read while the one before it is computed with. `auto`: in memory if they take no more than a quarter of what is free."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""
     watchdog_s: Annotated[Real, Field(ge=5)] = 300

@@ -1,4 +1,4 @@
-"""The batch path: resident `uint8` images, one permutation per epoch, random crop and flip as a single gather.
+"""The batch path: one permutation per epoch, random crop and flip as a single gather.
 
 Every draw is made for the whole epoch at once from (seed, epoch) and looked up by the example's row, so that what an
 example looks like depends neither on the number of workers nor on the order in which they come to it.
@@ -47,21 +47,18 @@ def _balanced_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Augmenter:
-    """On-line augmentation of a resident data set: `uint8 (N, H, W, C)` to batches of the same shape.
+    """On-line augmentation of batches, `uint8 (B, H, W, C)`, of a data set of `rows` images of `size` (H, W).
 
     Crops read zeros beyond the border, as torchvision's RandomCrop does; an erased square is filled with `fill`
     (the channel means, hence zero after normalisation) and may lie partly outside (Cutout, arXiv:1708.04552).
     """
 
-    def __init__(self, pixels: Tensor, settings: OnlineAugment, fill: Tensor) -> None:
-        self.settings, self.fill = settings, fill
-        pad = settings.crop_padding
-        self.size = pixels.shape[1:3]
-        self.pixels = torch.nn.functional.pad(pixels, (0, 0, pad, pad, pad, pad)) if pad else pixels
+    def __init__(self, rows: int, size: tuple[int, int], settings: OnlineAugment, fill: Tensor) -> None:
+        self.rows, self.size, self.settings, self.fill = rows, size, settings, fill
 
     def begin(self, seed: int, epoch: int) -> None:
         """Draws the epoch's parameters for every row."""
-        n, s = len(self.pixels), self.settings
+        n, s = self.rows, self.settings
         height, width = self.size
         generator = epoch_generator(seed, epoch, 1)
 
@@ -72,16 +69,18 @@ class Augmenter:
         self.flip = torch.rand(n, generator=generator) < s.flip
         self.erase_y, self.erase_x = whole(height), whole(width)
 
-    def batch(self, rows: Tensor) -> Tensor:
-        """The rows as this epoch shows them. Shape `(B, H, W, C)`, on the data set's device."""
-        s, device = self.settings, self.pixels.device
+    def batch(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The images of these rows as this epoch shows them, on their device."""
+        s, device = self.settings, images.device
         height, width = self.size
         if not (s.crop_padding or s.flip or s.erase):
-            return self.pixels[rows.to(device)]
+            return images
+        if s.crop_padding:
+            images = torch.nn.functional.pad(images, (0, 0) + (s.crop_padding,) * 4)
         x = torch.arange(width).expand(len(rows), width)
         x = torch.where(self.flip[rows, None], width - 1 - x, x)
-        ys, xs = torch.arange(height) + self.top[rows, None], x + self.left[rows, None]
-        images = self.pixels[rows.to(device)[:, None, None], ys.to(device)[:, :, None], xs.to(device)[:, None, :]]
+        ys, xs = (torch.arange(height) + self.top[rows, None]).to(device), (x + self.left[rows, None]).to(device)
+        images = images[torch.arange(len(rows), device=device)[:, None, None], ys[:, :, None], xs[:, None, :]]
         if s.erase:
             inside_y = _covers(torch.arange(height), self.erase_y[rows], s.erase)
             inside_x = _covers(torch.arange(width), self.erase_x[rows], s.erase)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from components.artifacts import Epoch, Network
 from components.data.batches import Augmenter, Mixer, epoch_batches
-from components.data.images import Images
+from components.data.pool import Ahead, Pool
 from components.errors import UserError
 from components.models import build
 from components.models.classifier import Classifier
@@ -22,7 +23,7 @@ from components.training.collectives import gather, rank_and_world, sum_over_ran
 from components.training.losses import Criterion
 from components.training.precision import autocast, probe
 from components.training.progress import Pulse
-from components.training.reduction import Totals
+from components.training.reduction import Totals, deal
 from components.training.state import State
 from components.training.surroundings import ALONE, Surroundings
 
@@ -48,8 +49,8 @@ class Run:
     """What stays the same in all steps of one training."""
 
     network: Network
-    train: Images
-    val: Images
+    train: Pool
+    val: Pool
     recipe: Recipe
     global_batch: int
     micro_batches: int
@@ -71,15 +72,12 @@ def train(run: Run, *, precision: str = "auto", resume: dict[str, Any] | None = 
     torch.use_deterministic_algorithms(True, warn_only=run.device.type != "cpu")
     torch.manual_seed(run.seed)
     model = build(run.network).to(run.device).to(memory_format=torch.channels_last)
-    pixels, labels = torch.from_numpy(run.train.pixels).to(run.device), torch.from_numpy(run.train.labels).to(run.device)
-    fill = torch.tensor(run.network.channels.mean, device=run.device).round().to(torch.uint8)
-    augmenter = Augmenter(pixels, run.recipe.augment, fill)
     if resume is not None:
         precision = resume["precision"]
     elif precision == "auto":
         size = run.global_batch // run.micro_batches
         rows = (torch.arange(size) + rank * size) % len(run.train)
-        measured = probe(model, pixels[rows.to(run.device)], labels[rows.to(run.device)])
+        measured = probe(model, run.train.take(rows), run.train.labels[rows].to(run.device))
         precision = measured.precision
         run.around.emit({"kind": "probe", **vars(measured)})
     state = State(model, run.recipe, math.ceil(len(run.train) / run.global_batch), precision)
@@ -89,7 +87,7 @@ def train(run: Run, *, precision: str = "auto", resume: dict[str, Any] | None = 
         run.around.emit({"kind": "resumed", "epoch": state.epoch, "step": state.step, "history": history})
     elif rank == 0:
         run.around.save(state.dump(), True)  # the probe's choice stands from here on
-    finished = _epochs(run, state, Stepper(run, state, augmenter, labels))
+    finished = _epochs(run, state, Stepper(run, state))
     outcome = Outcome(precision, sum(p.numel() for p in model.parameters()))
     if not finished:
         outcome.stopped = state.step
@@ -144,10 +142,15 @@ def _end_epoch(run: Run, state: State) -> Epoch:
 class Stepper:
     """Steps of the optimiser, one global batch each."""
 
-    def __init__(self, run: Run, state: State, augmenter: Augmenter, labels: Tensor) -> None:
-        self.run, self.state, self.augmenter, self.labels = run, state, augmenter, labels
+    def __init__(self, run: Run, state: State) -> None:
+        self.run, self.state = run, state
         recipe, classes = run.recipe, len(run.network.classes)
-        self.criterion = Criterion(recipe.loss, recipe.label_smoothing, torch.bincount(labels, minlength=classes))
+        height, width, _ = run.network.shape
+        fill = torch.tensor(run.network.channels.mean, device=run.device).round().to(torch.uint8)
+        self.ahead = Ahead(run.train)
+        self.augmenter = Augmenter(len(run.train), (height, width), recipe.augment, fill)
+        self.labels = run.train.labels.to(run.device)
+        self.criterion = Criterion(recipe.loss, recipe.label_smoothing, torch.bincount(self.labels, minlength=classes))
         self.mixer = Mixer(recipe.augment, classes) if recipe.augment.mixup or recipe.augment.cutmix else None
         self.left = False  # the notice that a machine is leaving has been acted upon
 
@@ -156,10 +159,11 @@ class Stepper:
         run, state = self.run, self.state
         state.model.train()
         self.augmenter.begin(run.seed, state.epoch)
-        labels, balanced = torch.from_numpy(run.train.labels), run.recipe.sampling == "balanced"
-        for rows in epoch_batches(labels, run.global_batch, run.seed, state.epoch, balanced=balanced)[state.batch :]:
+        balanced = run.recipe.sampling == "balanced"
+        batches = epoch_batches(run.train.labels, run.global_batch, run.seed, state.epoch, balanced=balanced)
+        for rows, after in zip_longest(batches[state.batch :], batches[state.batch + 1 :]):
             try:
-                totals = self._step(rows)
+                totals = self._step(self._parts(rows), self._parts(after))
             except Exception as error:
                 error.add_note(f"(epoch {state.epoch}, step {state.batch + 1} of {state.steps_per_epoch})")
                 raise
@@ -168,21 +172,33 @@ class Stepper:
             state.correct += totals.correct
             yield totals
 
-    def _step(self, rows: Tensor) -> Totals:
-        run, state = self.run, self.state
+    def _parts(self, rows: Tensor | None) -> tuple[Tensor, ...]:
+        """The micro-batches of a batch."""
+        if rows is None:
+            return ()
         # Batch norm cannot normalise a single example of one pixel: the short batch that ends an epoch gives fewer parts.
-        parts = rows.tensor_split(min(run.micro_batches, max(1, len(rows) // 2)))
+        parts: tuple[Tensor, ...] = rows.tensor_split(min(self.run.micro_batches, max(1, len(rows) // 2)))
+        return parts
+
+    def _step(self, parts: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> Totals:
+        """One step on these micro-batches; `after` are those of the next."""
+        run, state = self.run, self.state
+        size = sum(map(len, parts))
         losses: dict[int, Tensor] = {}
+        rank, world = rank_and_world()
+        for i in deal(len(after), world)[0][rank]:
+            self.ahead.expect((state.step + 1, i), after[i])
 
         def compute(i: int) -> Tensor:
-            images, labels = self.augmenter.batch(parts[i]), self.labels[parts[i].to(run.device)]
+            images = self.augmenter.batch(self.ahead.take((state.step, i), parts[i]), parts[i])
+            labels = self.labels[parts[i].to(run.device)]
             # Whatever is drawn from here on (mixing, dropout) is this micro-batch's own, on whichever rank.
             torch.manual_seed((run.seed << 32) ^ (state.step << 12) ^ i)
             mixed, targets = self.mixer(images, labels) if self.mixer else (images, labels)
             with autocast(run.device, state.precision):
                 logits = state.model(mixed)
             loss = self.criterion(logits.float(), targets)
-            state.scaler.scale(loss.sum() / len(rows)).backward()
+            state.scaler.scale(loss.sum() / size).backward()
             losses[i] = loss.detach()
             return torch.stack([losses[i].sum(), (logits.detach().argmax(1) == labels).sum()])
 
@@ -198,10 +214,10 @@ class Stepper:
 
     def _describe(self, totals: Totals, parts: tuple[Tensor, ...], losses: dict[int, Tensor]) -> str:
         """Names the examples, and the ranks that computed them, whose loss is not finite. Every rank calls it."""
-        ids = [self.run.train.ids[row] for i, loss in losses.items() for row in parts[i][~loss.isfinite().cpu()].tolist()]
+        rows = [row for i, loss in losses.items() for row in parts[i][~loss.isfinite().cpu()].tolist()]
         found = [
-            f"rank {r}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-            for r, names in enumerate(gather(ids))
+            f"rank {r}: {', '.join(names)}{f' and {count - len(names)} more' if count > len(names) else ''}"
+            for r, (names, count) in enumerate(gather((self.run.train.names(rows[:5]), len(rows))))
             if names
         ]
         what = f"the loss is {totals.loss}" if found else f"the norm of the gradient is {totals.gradient_norm}"
@@ -214,7 +230,7 @@ class Stepper:
 
 
 @torch.inference_mode()
-def validate(model: Classifier, images: Images, device: torch.device, around: Surroundings = ALONE) -> tuple[float, float]:
+def validate(model: Classifier, images: Pool, device: torch.device, around: Surroundings = ALONE) -> tuple[float, float]:
     """Mean negative log-likelihood (nats) and top-1 over `images`, in fp32, the same to the bit for any world size.
 
     Whole batches are dealt out to the ranks, so that their results are those of one rank, and each enters the sums once,
@@ -227,10 +243,10 @@ def validate(model: Classifier, images: Images, device: torch.device, around: Su
     for n, start in enumerate(starts):
         if n % world == rank:
             around.alive()
-            pixels = torch.from_numpy(images.pixels[start : start + VALIDATION_BATCH]).to(device)
-            targets = torch.from_numpy(images.labels[start : start + VALIDATION_BATCH]).to(device)
-            logits = model(pixels)
+            rows = torch.arange(start, min(start + VALIDATION_BATCH, len(images)))
+            targets = images.labels[rows].to(device)
+            logits = model(images.take(rows))
             sums[n, 0] = F.cross_entropy(logits.double(), targets, reduction="sum")
             sums[n, 1] = (logits.argmax(1) == targets).sum()
-    rows = sum_over_ranks(sums).tolist()
-    return math.fsum(r[0] for r in rows) / len(images), math.fsum(r[1] for r in rows) / len(images)
+    losses, correct = zip(*sum_over_ranks(sums).tolist(), strict=True)
+    return math.fsum(losses) / len(images), math.fsum(correct) / len(images)

@@ -15,8 +15,7 @@ import torch
 from ray.train.v2._internal.execution.context import get_train_context
 
 from components.artifacts import Network
-from components.data.images import Images
-from components.data.shards import read_split
+from components.data.pool import Pool, open_pool
 from components.errors import UserError
 from components.models import weights
 from components.params import Checkpoint, Recipe, Train
@@ -48,6 +47,8 @@ class Job:
     storage: str
     checkpoint: Checkpoint
     watchdog_s: float
+    images: str = "auto"
+    scratch: Path | None = None
 
     def folder(self) -> Folder:
         """Where its checkpoints are."""
@@ -115,7 +116,7 @@ def _train(job: Job, line: Line, rank: int, world: int, device: torch.device, al
     emit = line.emit if rank == 0 else ALONE.emit
     checkpoints = Checkpoints(job.folder(), job.fingerprint, job.checkpoint.keep)
     emit({"kind": "started", "workers": world})
-    train_images, val_images = _read(job)
+    train_images, val_images = _open(job, device)
     saved = share_bytes(checkpoints.newest(emit) if rank == 0 else None, device)
     run = Run(
         network=job.network,
@@ -162,11 +163,13 @@ def _lead(job: Job, line: Line, checkpoints: Checkpoints, alive: Callable[[], No
     return Surroundings(emit=line.emit, alive=progress, save=save, due=due, leaving=_leaving, stop=line.stop_asked)
 
 
-def _read(job: Job) -> tuple[Images, Images]:
+def _open(job: Job, device: torch.device) -> tuple[Pool, Pool]:
     """Both splits, on every rank; a rank that cannot read them ends all of them, with its reason."""
     error, splits = None, []
+    cache = (job.scratch or job.stacks().parent) / "images"
     try:
-        splits = [read_split(path)[0] for path in (job.train_data, job.val_data)]
+        sharers = ray.train.get_context().get_local_world_size()
+        splits = [open_pool(path, job.images, cache, device, sharers) for path in (job.train_data, job.val_data)]
     except (UserError, OSError) as caught:
         error = str(caught)
     errors = [f"rank {rank}: {text}" for rank, text in enumerate(gather(error)) if text]

@@ -53,8 +53,8 @@ def test_every_section_of_the_parameters_is_a_verb_with_its_schema_class() -> No
 
 
 def test_train_is_run_again_for_every_parameter_that_it_reads() -> None:
-    # How a training survives does not change what comes out.
-    survival = {f"train.{name}" for name in ("max_failures", "checkpoint", "watchdog_s", "start_timeout_s")}
+    # How a training survives, and where it keeps its images, does not change what comes out.
+    survival = {f"train.{name}" for name in ("max_failures", "images", "checkpoint", "watchdog_s", "start_timeout_s")}
     own = {f"train.{name}" for name in Train.model_fields} - {"train.models"} - survival
     assert set(DVC["train"]["params"]) == own | {"seed", "train.models.${item.model}"}
 

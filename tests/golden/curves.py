@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from components.artifacts import Network
+from components.data.pool import Resident
 from components.data.shards import channel_statistics
 from components.data.sources.idx import load
 from components.params import Recipe
@@ -39,6 +40,7 @@ def curve(architecture: str) -> list[float]:
         if state["step"] and state["loss"]:
             sums.append(state["loss"])
 
+    cpu = torch.device("cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -46,7 +48,7 @@ def curve(architecture: str) -> list[float]:
             Run(
                 network=Network(architecture=architecture, width=None, shape=(28, 28, 1), classes=classes,
                                 channels=channel_statistics(images.pixels)),
-                train=images, val=images.take(np.arange(100)),
+                train=Resident(images, cpu), val=Resident(images.take(np.arange(100)), cpu),
                 recipe=Recipe.model_validate(recipe | {"augment": {"flip": 0.5, "crop_padding": 2, "erase": 4}}),
                 global_batch=BATCH, micro_batches=2, seed=0, device=torch.device("cpu"),
                 around=Surroundings(save=keep, due=lambda _: True),

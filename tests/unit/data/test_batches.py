@@ -86,10 +86,10 @@ def oracle(augmenter: Augmenter, pixels: torch.Tensor, row: int) -> torch.Tensor
 )
 def test_batched_augmentation_is_that_of_a_slow_oracle(settings: OnlineAugment, channels: int) -> None:
     pixels = torch.from_numpy(make_images(16, channels=channels).pixels)
-    augmenter = Augmenter(pixels, settings, torch.full((channels,), 99, dtype=torch.uint8))
+    augmenter = Augmenter(16, (12, 12), settings, torch.full((channels,), 99, dtype=torch.uint8))
     augmenter.begin(seed=1, epoch=1)
     rows = torch.tensor([9, 0, 15, 3, 3])
-    found = augmenter.batch(rows)
+    found = augmenter.batch(pixels[rows], rows)
     assert found.dtype == torch.uint8
     for n, row in enumerate(rows.tolist()):
         assert torch.equal(found[n], oracle(augmenter, pixels, row))
@@ -97,9 +97,10 @@ def test_batched_augmentation_is_that_of_a_slow_oracle(settings: OnlineAugment, 
 
 def test_an_image_looks_the_same_in_whatever_batch_it_comes_and_different_every_epoch() -> None:
     pixels = torch.from_numpy(make_images(64).pixels)
-    augmenter = Augmenter(pixels, OnlineAugment(flip=0.5, crop_padding=3), torch.zeros(1, dtype=torch.uint8))
+    augmenter = Augmenter(64, (12, 12), OnlineAugment(flip=0.5, crop_padding=3), torch.zeros(1, dtype=torch.uint8))
+    everyone, two = torch.arange(64), torch.tensor([40, 2])
     augmenter.begin(seed=1, epoch=1)
-    whole = augmenter.batch(torch.arange(64))
-    assert torch.equal(augmenter.batch(torch.tensor([40, 2])), whole[[40, 2]])
+    whole = augmenter.batch(pixels, everyone)
+    assert torch.equal(augmenter.batch(pixels[two], two), whole[two])
     augmenter.begin(seed=1, epoch=2)
-    assert not torch.equal(augmenter.batch(torch.arange(64)), whole)
+    assert not torch.equal(augmenter.batch(pixels, everyone), whole)

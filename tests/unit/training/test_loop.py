@@ -18,6 +18,8 @@ import torch.multiprocessing as mp
 
 from components.artifacts import Channels, Epoch, Network
 from components.data.images import Images
+from components.data.pool import Resident, open_pool
+from components.data.shards import write_split
 from components.errors import UserError
 from components.models import build, weights
 from components.params import Recipe
@@ -40,9 +42,14 @@ def recipe(**values: Any) -> Recipe:
     })  # fmt: skip
 
 
+def pool(images: Images) -> Resident:
+    return Resident(images, torch.device("cpu"))
+
+
 def run(micro_batches: int = 1, around: Surroundings = ALONE, seed: int = 5, train: Images = TRAIN, **values: Any) -> loop.Run:
     return loop.Run(
-        network=NETWORK, train=train, val=VAL, recipe=recipe(**values), global_batch=24, micro_batches=micro_batches,
+        network=NETWORK, train=pool(train), val=pool(VAL), recipe=recipe(**values),
+        global_batch=24, micro_batches=micro_batches,
         seed=seed, device=torch.device("cpu"), around=around,
     )  # fmt: skip
 
@@ -62,7 +69,7 @@ def _rank(rank: int, world: int, port: int, results: Any, job: str, values: dict
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     if job == "validate":
         torch.manual_seed(0)
-        results[rank] = loop.validate(build(NETWORK), VAL, torch.device("cpu"))
+        results[rank] = loop.validate(build(NETWORK), pool(VAL), torch.device("cpu"))
     else:
         try:
             results[rank] = facts(train(**values))
@@ -115,7 +122,7 @@ def test_it_learns_and_keeps_the_best_epoch() -> None:
     assert outcome.best.val_top1 > 0.9
     model = build(NETWORK)
     model.load_state_dict(outcome.state)
-    assert loop.validate(model, VAL, torch.device("cpu")) == (outcome.best.val_loss, outcome.best.val_top1)
+    assert loop.validate(model, pool(VAL), torch.device("cpu")) == (outcome.best.val_loss, outcome.best.val_top1)
     told = [Epoch(**{k: v for k, v in e.items() if k in Epoch.model_fields}) for e in recorder.events if e["kind"] == "epoch"]
     assert told == outcome.history
 
@@ -136,7 +143,7 @@ def test_validation_counts_every_image_once() -> None:
     with torch.inference_mode():
         logits = model(torch.from_numpy(VAL.pixels)).double()
     labels = torch.from_numpy(VAL.labels)
-    loss, top1 = loop.validate(model, VAL, torch.device("cpu"))
+    loss, top1 = loop.validate(model, pool(VAL), torch.device("cpu"))
     assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
     assert top1 == (logits.argmax(1) == labels).double().mean().item()
 
@@ -229,7 +236,7 @@ def test_balancing_helps_rare_classes(values: dict[str, Any]) -> None:
     test = make_images(500, classes=10, size=20, seed=1, prefix="test")
 
     def macro_recall(**recipe_values: Any) -> float:
-        made = dataclasses.replace(run(train=every.take(rows), epochs=3, **recipe_values), network=network, val=test)
+        made = dataclasses.replace(run(train=every.take(rows), epochs=3, **recipe_values), network=network, val=pool(test))
         model = build(network)
         model.load_state_dict(loop.train(made, precision="fp32").state)
         with torch.inference_mode():
@@ -237,6 +244,13 @@ def test_balancing_helps_rare_classes(values: dict[str, Any]) -> None:
         return float(np.mean([(predicted[test.labels == k] == k).mean() for k in range(10)]))
 
     assert macro_recall(**values) > macro_recall() + 0.05
+
+
+def test_images_on_the_disk_make_the_same_weights(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", "train", TRAIN, NETWORK.classes, 1)
+    disk = open_pool(tmp_path / "train", "disk", tmp_path / "cache", torch.device("cpu"), 1)
+    streamed = loop.train(dataclasses.replace(run(micro_batches=2), train=disk), precision="fp32")
+    assert facts(streamed) == facts(train(micro_batches=2))
 
 
 def test_a_wish_to_stop_leaves_a_state_to_go_on_from() -> None:
@@ -267,7 +281,7 @@ def test_averaged_weights_are_the_ones_validated_and_kept() -> None:
     assert not torch.equal(outcome.state["network.0.weight"], last["model"]["network.0.weight"])
     model = build(NETWORK)
     model.load_state_dict(outcome.state)
-    assert loop.validate(model, VAL, torch.device("cpu"))[0] == outcome.history[0].val_loss
+    assert loop.validate(model, pool(VAL), torch.device("cpu"))[0] == outcome.history[0].val_loss
 
 
 def test_a_long_gradient_is_clipped_to_its_norm() -> None:
