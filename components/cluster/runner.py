@@ -1,0 +1,128 @@
+"""The inside of a job: checks the site, reproduces stages in a copy of the code, keeps and tells the results.
+
+python -m components.cluster.runner --job ID --commit C --dirty false STAGE...      (`pipelines.submit` builds this)
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from components.cluster import nodes, results, storage
+from components.cluster.package import LOCAL_CONFIG, LOCK
+from components.cluster.session import FORWARDED, session
+from components.console import launch, say
+from components.errors import UserError
+from components.provenance import COMMIT, DIRTY
+
+
+def run(job: str, stages: Sequence[str]) -> int:
+    """Reproduces `stages` (all if none are named) and what they need; returns the exit code of `dvc repro`.
+
+    What finished is pushed to the DVC remote even if a later stage fails, so that another attempt need not repeat it.
+
+    Raises:
+        UserError: before any work, for a site that lacks something.
+    """
+    _check_site()
+    with _workspace(Path.cwd(), job) as folder:
+        lock_file = folder / LOCK
+        before = lock_file.read_text(encoding="utf-8") if lock_file.exists() else ""
+        # DVC cannot fetch these outs, and takes a stage whose other outs can be had for done.
+        stale = results.uncached(folder, before)
+        _write_lock(lock_file, results.without(before, set(stale)))
+        code = _dvc(folder, "repro", "--pull", *stages)
+        say("job: results to the DVC remote")
+        pushed = _dvc(folder, "push", "--quiet", "--run-cache")
+        if code or pushed:
+            return code or pushed
+        lock = lock_file.read_text(encoding="utf-8")
+        paths = [path for outs in results.uncached(folder, lock).values() for path in outs]
+        for line in results.lines(lock, {path: (folder / path).read_bytes() for path in paths}):
+            print(line, flush=True)
+        return 0
+
+
+def _check_site() -> None:
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError(
+            "the cluster does not say where its MLflow is, and a run kept in the job's own copy would be lost: set "
+            "MLFLOW_TRACKING_URI on every node (with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD if need be)"
+        )
+    with session() as where:
+        import ray
+
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        if len(alive) > 1 and not os.environ.get("KILN_STORAGE"):
+            raise UserError(
+                f"the cluster has {len(alive)} nodes and KILN_STORAGE is not set: name a folder that all of them share, or "
+                "a URL such as s3://bucket/prefix, in every node's environment"
+            )
+        if not os.environ.get("KILN_STORAGE"):
+            os.environ["KILN_STORAGE"] = str(nodes.scratch() / "storage")
+        storage.check(storage.resolve())
+        say(f"job: on {where}; {len(alive)} nodes write to and read from {storage.resolve()}")
+
+
+@contextmanager
+def _workspace(package: Path, job: str) -> Iterator[Path]:
+    """A copy of the code for this job alone (Ray gives two jobs of one package the same folder), with the node's cache."""
+    folder = nodes.scratch() / "jobs" / job
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process still works in {folder}; wait for it or end it") from None
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(package, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        cache = nodes.scratch() / "cache"
+        nodes.dvc(folder, "config", "--local", "cache.dir", str(cache))
+        nodes.dvc(folder, "config", "--local", "cache.type", "hardlink,reflink,copy")
+        if not nodes.dvc(folder, "remote", "list").strip():
+            raise UserError(
+                "no DVC remote: the job's data and results have no way to travel; `dvc remote add --default NAME URL` and "
+                f"commit .dvc/config (its credentials stay out of git: {LOCAL_CONFIG} here, the environment on the nodes)"
+            )
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_lock(path: Path, text: str) -> None:
+    if text:
+        path.write_text(text, encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _dvc(folder: Path, *words: str) -> int:
+    return subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, check=False).returncode
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE")
+    parser.add_argument("--job", required=True, help="its id")
+    parser.add_argument("--commit", required=True, help="what the code was packed from")
+    parser.add_argument("--dirty", choices=["true", "false"], required=True, help="whether it differs from that commit")
+    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="address, if the site has none")
+    args = parser.parse_args(argv)
+    os.environ |= {COMMIT: args.commit, DIRTY: args.dirty}
+    for name, _, value in (setting.partition("=") for setting in args.setting):
+        if name in FORWARDED and not urlsplit(value).password:
+            os.environ.setdefault(name, value)
+    sys.exit(run(args.job, args.stages))
+
+
+if __name__ == "__main__":
+    launch(main)
