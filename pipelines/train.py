@@ -14,6 +14,7 @@ import pandas as pd
 
 from components import provenance
 from components.artifacts import Epoch, Manifest, Network, TrainResult, write_bytes
+from components.cluster.nodes import provide
 from components.cluster.session import Request, check_local, device_for, session
 from components.console import Meter, duration, launch, say
 from components.data.shards import read_manifest
@@ -96,6 +97,7 @@ def describe(params: Params, model: str, train: Manifest, val: Manifest) -> Netw
 def _fit(
     params: Params, model: str, network: Network, train: Path, val: Path, device: str, fingerprint: str, tracked: TrainingRun
 ) -> dict[str, Any]:
+    from components.cluster.torch_config import ClusterTorchConfig
     from components.training.trainer import fit  # imports Ray Train, after everything cheap has been checked
     from components.training.worker import Job
 
@@ -115,10 +117,16 @@ def _fit(
         global_batch=settings.batch_size(model),
         seed=params.seed,
         precision=precision,
+        locate=provide([train, val], settings.cpus_per_worker).at,
     )
     with Follower(model, settings.models[model].epochs, tracked) as follower:
         returned = fit(
-            job, fingerprint=fingerprint, storage=STATE / "ray", max_failures=settings.max_failures, on_event=follower
+            job,
+            fingerprint=fingerprint,
+            storage=STATE / "ray",
+            max_failures=settings.max_failures,
+            on_event=follower,
+            torch_config=ClusterTorchConfig,
         )
     for row in returned["history"]:
         tracked.epoch(row)  # whatever a lost event left out

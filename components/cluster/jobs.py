@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import tempfile
@@ -27,6 +28,8 @@ PREFIX = "kiln-"
 _ANSWER_S = 60
 _SILENCE_S = 30.0
 _PATIENCE_S = 900.0
+for _name in ("dashboard_sdk", "job.sdk"):
+    logging.getLogger(f"ray.dashboard.modules.{_name}").setLevel(logging.WARNING)
 _LOST = (requests.RequestException, aiohttp.ClientError, OSError, TimeoutError, RuntimeError)
 
 

@@ -48,12 +48,12 @@ def every_node(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=1)(function)
+    task = ray.remote(num_cpus=0, max_retries=1)(_call)
     names: dict[Any, str] = {}
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("CPU", 0) >= cpus and not (first_only and names):
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            pending = task.options(scheduling_strategy=where).remote(*arguments)
+            pending = task.options(scheduling_strategy=where).remote(function, *arguments)
             names[pending] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     done, late = ray.wait(list(names), num_returns=len(names), timeout=timeout_s)
     if late:
@@ -62,6 +62,10 @@ def every_node(
         return {names[ref]: ray.get(ref) for ref in done}
     except (ray.exceptions.RaySystemError, ray.exceptions.WorkerCrashedError, ray.exceptions.TaskUnschedulableError) as error:
         raise UserError(f"a node was lost while it was asked: {error}") from None
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def _verify(folder: Path, expected: str) -> None:
 
 def provide(paths: Sequence[Path], cpus: float = 0) -> Data:
     """Sees to it that every node with `cpus` cores can read these splits, before work starts: nodes that do not see the
-    folders themselves fetch them from the DVC remote, to which they are pushed first.
+    folders themselves fetch them from the DVC remote, to which they are pushed first. Without a cluster nothing is asked.
 
     Raises:
         UserError: a node cannot have them; says which and why.
@@ -154,6 +158,8 @@ def provide(paths: Sequence[Path], cpus: float = 0) -> Data:
     digests = {os.path.relpath(path, ROOT): read_manifest(path).sha256 for path in paths}
     files = {name: (ROOT / name).read_bytes() for name in _DVC_FILES if (ROOT / name).exists()}
     data = Data(ROOT, digests, files | {LOCAL_CONFIG: public_config(ROOT)})
+    if not os.environ.get("RAY_ADDRESS"):
+        return data
     lacking = {node for node, missing in every_node(data.missing, cpus=cpus).items() if missing}
     if lacking:
         outside = [path for path in digests if path.startswith("..")]

@@ -23,11 +23,19 @@ from components.training.worker import Job
 OnEvent = Callable[[dict[str, Any]], None]
 
 
-def fit(job: Job, *, fingerprint: str, storage: Path, max_failures: int, on_event: OnEvent) -> dict[str, Any]:
+def fit(
+    job: Job,
+    *,
+    fingerprint: str,
+    storage: Path,
+    max_failures: int,
+    on_event: OnEvent,
+    torch_config: type[TorchConfig] = TorchConfig,
+) -> dict[str, Any]:
     """Trains `job` on the connected cluster; returns what rank 0 returned (`worker.run`).
 
     `on_event` is called on a thread of the driver with what the loop emits, in order. After a worker's death the group
-    starts again from the beginning, with the same result; its events then come again.
+    starts again from the beginning, with the same result; its events then come again. `torch_config` makes the process group.
 
     Raises:
         UserError: the mistake is the user's (seen by a worker), or training failed more than `max_failures` times.
@@ -39,7 +47,7 @@ def fit(job: Job, *, fingerprint: str, storage: Path, max_failures: int, on_even
         trainer = TorchTrainer(
             worker.run,
             train_loop_config={"job": job, "events": events},
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=torch_config(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=job.workers,
                 use_gpu=gpu,

@@ -98,7 +98,7 @@ class Network:
         self.holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         self.hosts: dict[str, Host] = {}
         deadline = time.monotonic() + 10
-        while os.readlink(f"/proc/{self.holder.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+        while Path(f"/proc/{self.holder.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         _at(self.holder.pid, "ip link add kiln0 type bridge")
@@ -120,5 +120,3 @@ class Network:
 
 def _at(pid: int, command: str) -> None:
     subprocess.run(["nsenter", "-t", str(pid), "-n", *command.split()], check=True)
-
-

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from tests.integration.conftest import Clone, make_clone
-from tests.integration.hosts import ENVIRONMENT, Host, Network
+from tests.integration.hosts import Host, Network
 
 TOKEN = "0123456789abcdef" * 2
 SECRET = "a-secret-that-must-not-show"
@@ -75,14 +75,13 @@ class RayCluster:
 
     def _wait(self, nodes: int) -> None:
         for _ in range(60):
-            count = "import ray; ray.init('auto', logging_level=40, log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
-            done = self.hosts["head"].run("python", "-c", count, **self.site)
-            if done.stdout.strip().endswith(str(nodes)):
+            done = self.hosts["head"].run("ray", "status", **self.site)
+            if done.stdout.count(" node_") == nodes:
                 return
             time.sleep(1)
         raise AssertionError(done.stdout + (self.folder / "head.log").read_text())
 
-    def clone(self, path: Path) -> "UserClone":
+    def clone(self, path: Path) -> UserClone:
         made = make_clone(path)
         made.run("dvc", "remote", "add", "-q", "--default", "store", "s3://kiln/dvc")
         made.run("dvc", "remote", "modify", "-q", "store", "endpointurl", self.s3)
@@ -103,4 +102,6 @@ class UserClone:
         return self.cluster.hosts["dev"].run(*command, cwd=self.path, **(self.cluster.user | env))
 
     def submit(self, *arguments: str, **env: str):
-        return self.run("python", "-m", "pipelines.submit", "--address", self.cluster.address, "--trust-network", *arguments, **env)
+        return self.run(
+            "python", "-m", "pipelines.submit", "--address", self.cluster.address, "--trust-network", *arguments, **env
+        )
