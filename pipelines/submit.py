@@ -26,7 +26,7 @@ def run(client: Any, stages: Sequence[str], allow_dirty: bool, again: bool, deta
     if package.dirty:
         say("submit: with what differs from the commit:\n" + "\n".join(f"  {line}" for line in package.dirty))
     say(f"submit: commit {package.commit[:12]}, {len(package.data) / 2**20:.1f} MiB of code; data to the DVC remote")
-    dvc(ROOT, "push", "--quiet")
+    dvc(ROOT, "push")
     job = jobs.submit(client, package, stages, again)
     say(f"submit: job {job}")
     if detach:

@@ -27,7 +27,7 @@ def collect(log: str) -> None:
     write_bytes(path, results.merged(before or "", lock).encode())
     try:
         say(f"submit: fetching the outs of {len(stages)} stages from the DVC remote")
-        dvc(ROOT, "pull", "--quiet", "--force", *stages)
+        dvc(ROOT, "pull", "--force", *stages)
     except UserError:
         if before is None:
             path.unlink()

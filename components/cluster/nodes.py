@@ -129,7 +129,7 @@ class Data:
             (fresh / name).write_bytes(content)
         dvc(fresh, "config", "--local", "cache.type", "hardlink,reflink,copy")
         try:
-            dvc(fresh, "pull", "--quiet", *self.digests)
+            dvc(fresh, "pull", *self.digests)
             for path, expected in self.digests.items():
                 _verify(fresh / path, expected)
         except UserError:
@@ -166,7 +166,7 @@ def provide(paths: Sequence[Path], cpus: float = 0) -> Data:
         if outside:
             raise UserError(f"{', '.join(outside)}: not seen by {', '.join(sorted(lacking))}, and DVC does not know them")
         say(f"data: to {len(lacking)} nodes through the DVC remote: {', '.join(digests)}")
-        dvc(ROOT, "push", "--quiet", *digests)
+        dvc(ROOT, "push", *digests)
         failed = {node: error for node, error in every_node(data.fetch, cpus=cpus, timeout_s=3600).items() if error}
         if failed:
             lines = "\n".join(f"  {node}: {error}" for node, error in sorted(failed.items()))
@@ -177,7 +177,12 @@ def provide(paths: Sequence[Path], cpus: float = 0) -> Data:
 def dvc(folder: Path, *words: str) -> str:
     """A DVC command in a copy of the repository. Raises `UserError` with what DVC says if it fails."""
     command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    with tempfile.TemporaryDirectory() as memory:
+        # DVC remembers what a remote had and would not look again; a bucket may have been emptied since.
+        env = {**os.environ, "DVC_SITE_CACHE_DIR": memory}
+        done = subprocess.run(
+            command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip() and "Having any troubles" not in line]
         raise UserError(f"`dvc {' '.join(words)}` failed: " + "; ".join(lines[-4:]))

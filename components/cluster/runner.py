@@ -57,19 +57,13 @@ def _check_site() -> None:
             "the cluster does not say where its MLflow is, and a run kept in the job's own copy would be lost: set "
             "MLFLOW_TRACKING_URI on every node (with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD if need be)"
         )
+    # One node alone may keep checkpoints on its own disk, if they outlive the job's copy of the code.
     with session() as where:
         import ray
 
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        if len(alive) > 1 and not os.environ.get("KILN_STORAGE"):
-            raise UserError(
-                f"the cluster has {len(alive)} nodes and KILN_STORAGE is not set: name a folder that all of them share, or "
-                "a URL such as s3://bucket/prefix, in every node's environment"
-            )
-        if not os.environ.get("KILN_STORAGE"):
-            os.environ["KILN_STORAGE"] = str(nodes.scratch() / "storage")
-        storage.check(storage.resolve())
-        say(f"job: on {where}; {len(alive)} nodes write to and read from {storage.resolve()}")
+        if sum(node["Alive"] for node in ray.nodes()) == 1:
+            os.environ.setdefault("KILN_STORAGE", str(nodes.scratch() / "storage"))
+        say(f"job: on {where}; every node writes to and reads from {storage.ready()}")
 
 
 @contextmanager
@@ -84,6 +78,7 @@ def _workspace(package: Path, job: str) -> Iterator[Path]:
             raise UserError(f"another process still works in {folder}; wait for it or end it") from None
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(package, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        os.environ["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc" / "site")  # nothing remembered of another attempt's remote
         cache = nodes.scratch() / "cache"
         nodes.dvc(folder, "config", "--local", "cache.dir", str(cache))
         nodes.dvc(folder, "config", "--local", "cache.type", "hardlink,reflink,copy")

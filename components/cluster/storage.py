@@ -68,6 +68,27 @@ def open_storage(storage: str) -> tuple[FileSystem, str]:
     return files, path
 
 
+def ready() -> str:
+    """The storage for the connected session. On a cluster it is tried from every node first, and must be one that all nodes
+    can share.
+
+    Raises:
+        UserError: it will not do; says why, and from which nodes.
+    """
+    import ray
+
+    if not os.environ.get("RAY_ADDRESS"):
+        return resolve()
+    alive = sum(node["Alive"] for node in ray.nodes())
+    if alive > 1 and not os.environ.get("KILN_STORAGE"):
+        raise UserError(
+            f"the cluster has {alive} nodes and KILN_STORAGE is not set: name a folder that all of them share, or a URL such "
+            "as s3://bucket/prefix, in every node's environment"
+        )
+    check(resolve())
+    return resolve()
+
+
 def check(storage: str) -> None:
     """Writes from every node of the connected cluster and reads on every node what all of them wrote.
 

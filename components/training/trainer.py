@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.exceptions
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components.errors import UserError
 from components.training import worker
@@ -80,7 +82,9 @@ def _cause(error: TrainingFailedError) -> str:
 @contextmanager
 def _events(on_event: OnEvent) -> Iterator[Queue]:
     """A queue from the workers to a thread here; on leaving, what is still in it is handled before the end."""
-    events = Queue(actor_options={"num_cpus": 0})
+    # Where the controller is too, beside the driver: any other node may be lost without the training.
+    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside})
     ended = threading.Event()
 
     def pump() -> None:

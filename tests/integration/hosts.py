@@ -39,12 +39,11 @@ class Host:
         self.cable, self.processes = f"k{number}", list[subprocess.Popen[str]]()
         setup = f"hostname {name}; mount --make-rprivate /; mount --bind {names} /etc/hosts; ip link set lo up; "
         if name != "dev":
-            setup += (
-                f"mkdir -p /run/kiln-env && mount -t tmpfs tmpfs /run/kiln-env && mkdir /run/kiln-env/e && "
-                f"mount --bind {ENVIRONMENT} /run/kiln-env/e && mount -t tmpfs -o size=4g tmpfs /tmp && chmod 1777 /tmp && "
-                f"mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs {CHECKOUT} && mkdir -p {ENVIRONMENT} && "
-                f"mount --bind /run/kiln-env/e {ENVIRONMENT} && mount -t tmpfs tmpfs /mnt && "
-            )
+            kept = "/run/kiln-env"
+            setup += f"mkdir -p {kept}; mount -t tmpfs tmpfs {kept}; mkdir {kept}/e; mount --bind {ENVIRONMENT} {kept}/e; "
+            for hidden in ("/tmp", "/var/tmp", "/dev/shm", "/mnt", CHECKOUT):
+                setup += f"mount -t tmpfs -o size=4g,mode=1777 tmpfs {hidden}; "
+            setup += f"mkdir -p {ENVIRONMENT}; mount --bind {kept}/e {ENVIRONMENT}; "
         self.first = subprocess.Popen(
             ["unshare", *_SPACES, "bash", "-ec", setup + "echo ready; exec sleep infinity"], stdout=subprocess.PIPE, text=True
         )

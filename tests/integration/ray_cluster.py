@@ -1,9 +1,12 @@
-"""A real cluster on the hosts of `tests.integration.hosts`: a head without workers, two workers, S3 and MLflow on `dev`."""
+"""A real cluster on the hosts of `tests.integration.hosts`: a head without workers, two workers, and S3 and MLflow beside."""
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
+
+import psutil
 
 from tests.integration.conftest import Clone, make_clone
 from tests.integration.hosts import Host, Network
@@ -17,9 +20,9 @@ class RayCluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.hosts = Network(folder, ["dev", "head", "one", "two"])
-        dev = self.hosts["dev"]
-        self.s3, self.mlflow = f"http://{dev.address}:9000", f"http://{dev.address}:5000"
+        self.hosts = Network(folder, ["dev", "store", "head", "one", "two"])
+        store = self.hosts["store"]
+        self.s3, self.mlflow = f"http://{store.address}:9000", f"http://{store.address}:5000"
         self.address = f"http://{self.hosts['head'].address}:8265"
         self.keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": SECRET}
         self.site = {
@@ -38,19 +41,18 @@ class RayCluster:
         token.touch(mode=0o600)
         token.write_text(TOKEN)
         self.user = {"RAY_AUTH_TOKEN_PATH": str(token), "MLFLOW_TRACKING_URI": self.mlflow, **self.keys}
-        self._serve(dev)
-        self.start("head", "--head", f"--port={6379}", "--dashboard-host=0.0.0.0", "--num-cpus=0", "--disable-usage-stats")
+        self._serve(store)
+        self.start("head", "--head", "--port=6379", "--dashboard-host=0.0.0.0", "--num-cpus=0", "--disable-usage-stats")
         self.join("one")
         self.join("two")
         self._wait(3)
 
-    def _serve(self, dev: Host) -> None:
+    def _serve(self, store: Host) -> None:
         log = self.folder / "services.log"
-        dev.start("moto_server", "-H", dev.address, "-p", "9000", cwd=self.folder, log=log)
-        dev.start(
-            "mlflow", "server", "--host", dev.address, "--port", "5000", "--workers", "1", "--allowed-hosts", "*",
-            "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination",
-            str(self.folder / "artifacts"), cwd=self.folder, log=log,
+        store.start("python", "-m", "moto.server", "-H", store.address, "-p", "9000", log=log)
+        store.start(
+            "mlflow", "server", "--host", store.address, "--port", "5000", "--workers", "1", "--allowed-hosts", "*",
+            "--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts", log=log,
         )  # fmt: skip
         probe = (
             "import boto3, requests, sys, time\n"
@@ -62,7 +64,7 @@ class RayCluster:
             "        last = error; time.sleep(0.5)\n"
             "sys.exit(str(last))"
         )
-        done = dev.run("python", "-c", probe, cwd=self.folder, **self.keys)
+        done = store.run("python", "-c", probe, **self.keys)
         assert done.returncode == 0, done.stdout + log.read_text()
 
     def start(self, name: str, *options: str) -> None:
@@ -71,7 +73,7 @@ class RayCluster:
                    log=self.folder / f"{name}.log", **self.site)  # fmt: skip
 
     def join(self, name: str) -> None:
-        self.start(name, f"--address={self.hosts['head'].address}:6379", "--num-cpus=1")
+        self.start(name, f"--address={self.hosts['head'].address}:6379", "--num-cpus=2")
 
     def _wait(self, nodes: int) -> None:
         for _ in range(60):
@@ -98,10 +100,47 @@ class UserClone:
     def __init__(self, clone: Clone, cluster: RayCluster) -> None:
         self.clone, self.cluster, self.path = clone, cluster, clone.path
 
-    def run(self, *command: str, **env: str):
+    def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         return self.cluster.hosts["dev"].run(*command, cwd=self.path, **(self.cluster.user | env))
 
-    def submit(self, *arguments: str, **env: str):
-        return self.run(
-            "python", "-m", "pipelines.submit", "--address", self.cluster.address, "--trust-network", *arguments, **env
-        )
+    def submit(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        where = ("--address", self.cluster.address, "--trust-network")
+        return self.run("python", "-m", "pipelines.submit", *where, *arguments, **env)
+
+    def start_submit(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Through the tunnel, as from outside the cluster's network."""
+        command = ("python", "-u", "-m", "pipelines.submit", "--address", "http://localhost:8265", *arguments)
+        return self.cluster.hosts["dev"].start(*command, cwd=self.path, **(self.cluster.user | env))
+
+
+class Tunnel:
+    """Port 8265 of `dev` forwarded to the head's, as `ssh -L` does; it can drop."""
+
+    CODE = """
+import asyncio, sys
+async def pump(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+async def serve(reader, writer):
+    there = await asyncio.open_connection(sys.argv[1], 8265)
+    await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
+async def main():
+    async with await asyncio.start_server(serve, "127.0.0.1", 8265) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+    def __init__(self, cluster: RayCluster) -> None:
+        self.cluster = cluster
+        self.open()
+
+    def open(self) -> None:
+        head = self.cluster.hosts["head"].address
+        self.process = self.cluster.hosts["dev"].start("python", "-c", self.CODE, head)
+
+    def drop(self) -> None:
+        for child in psutil.Process(self.process.pid).children():
+            child.kill()
+        self.process.wait()
