@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from components.artifacts import sha256_file
-from components.cluster.package import LOCAL_CONFIG, public_config
+from components.cluster.package import LOCAL_CONFIG, LOCK, public_config
 from components.console import say
 from components.data.shards import read_manifest
 from components.errors import UserError
@@ -162,16 +164,29 @@ def provide(paths: Sequence[Path], cpus: float = 0) -> Data:
         return data
     lacking = {node for node, missing in every_node(data.missing, cpus=cpus).items() if missing}
     if lacking:
-        outside = [path for path in digests if path.startswith("..")]
-        if outside:
-            raise UserError(f"{', '.join(outside)}: not seen by {', '.join(sorted(lacking))}, and DVC does not know them")
+        outs = _outs(list(digests), lacking)
         say(f"data: to {len(lacking)} nodes through the DVC remote: {', '.join(digests)}")
-        dvc(ROOT, "push", *digests)
+        dvc(ROOT, "push", *outs)
         failed = {node: error for node, error in every_node(data.fetch, cpus=cpus, timeout_s=3600).items() if error}
         if failed:
             lines = "\n".join(f"  {node}: {error}" for node, error in sorted(failed.items()))
             raise UserError(f"{len(failed)} nodes cannot have the data:\n{lines}")
     return data
+
+
+def _outs(paths: list[str], lacking: set[str]) -> list[str]:
+    """The outs of `dvc.lock` with these paths in them. Whole ones: of a part DVC would push the listing of all files too, and
+    take the others for pushed ever after."""
+    lock = ROOT / LOCK
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].values() if lock.exists() else []
+    known = {out["path"] for stage in stages for out in stage.get("outs", [])}
+    found = {path: [out for out in known if path == out or path.startswith(out + "/")] for path in paths}
+    if unknown := [path for path, outs in found.items() if not outs]:
+        raise UserError(
+            f"{', '.join(unknown)}: not on {', '.join(sorted(lacking))}, and no out that dvc.lock knows; "
+            "`dvc repro` makes it one, or put it into a folder that all nodes share"
+        )
+    return sorted(out for outs in found.values() for out in outs)
 
 
 def dvc(folder: Path, *words: str) -> str:
