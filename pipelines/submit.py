@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from components.cluster.collect import collect
-from components.cluster.nodes import dvc
-from components.cluster.package import pack
-from components.cluster.results import MARK
+from components.cluster.collect import check_same, collect
+from components.cluster.package import job_key, pack
+from components.cluster.repository import check_remote, check_stages, dvc
+from components.cluster.results import Shown
 from components.console import launch, say, table
 from components.errors import UserError
 from components.provenance import ROOT
@@ -21,11 +21,12 @@ def run(client: Any, stages: Sequence[str], allow_dirty: bool, again: bool, deta
     """Submits, unless the same was submitted before, and follows; returns the job's exit code."""
     from components.cluster import jobs
 
-    _check_stages(stages)
+    check_stages(stages)
     package = pack(allow_dirty)
     if package.dirty:
         say("submit: with what differs from the commit:\n" + "\n".join(f"  {line}" for line in package.dirty))
     say(f"submit: commit {package.commit[:12]}, {len(package.data) / 2**20:.1f} MiB of code; data to the DVC remote")
+    check_remote(ROOT, job_key(package, stages), leave=True)
     dvc(ROOT, "push")
     job = jobs.submit(client, package, stages, again)
     say(f"submit: job {job}")
@@ -40,7 +41,7 @@ def attach(client: Any, job: str) -> int:
     from components.cluster import jobs
 
     try:
-        details, log = jobs.follow(client, job, _Shown())
+        details, log = jobs.follow(client, job, Shown())
     except KeyboardInterrupt:
         if sys.stdin.isatty() and input("\nstop the job? [y/N] (no: it goes on) ").strip().lower() in ("y", "yes"):
             say(f"submit: {job} {jobs.stop(client, job).status.value}")
@@ -53,38 +54,17 @@ def attach(client: Any, job: str) -> int:
             say(details.message or "")
         say(f"submit: to try again, submit again: what finished is not repeated, training resumes (exit code {code})")
         return code
+    check_same(details.metadata or {}, job)
     collect(log)
     return 0
-
-
-class _Shown:
-    """Writes a job's log, without the lines that carry its results."""
-
-    def __init__(self) -> None:
-        self.rest = ""
-
-    def __call__(self, text: str) -> None:
-        *whole, self.rest = (self.rest + text).split("\n")
-        for line in whole:
-            if not line.startswith(MARK):
-                sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
-
-def _check_stages(stages: Sequence[str]) -> None:
-    """Raises `UserError` for a name that dvc.yaml does not have: `train@cnn`, or `train` for all of them."""
-    known = [line.split()[0] for line in dvc(ROOT, "stage", "list", "--all").splitlines() if line.strip()]
-    wrong = [stage for stage in stages if stage not in known and stage not in {name.split("@")[0] for name in known}]
-    if wrong:
-        raise UserError(f"no such stage: {', '.join(wrong)}; there are {', '.join(known)}")
 
 
 def _status(client: Any, job: str | None) -> None:
     from components.cluster import jobs
 
     found = [jobs.info(client, job)] if job else jobs.listed(client)
-    rows = [[str(d.submission_id), d.status.value, (d.metadata or {}).get("kiln.commit", "")[:12],
-             (d.metadata or {}).get("kiln.stages") or "all"] for d in found]  # fmt: skip
+    facts = [(str(d.submission_id), d.status.value, d.metadata or {}) for d in found]
+    rows = [[name, status, of.get("kiln.commit", "")[:12], of.get("kiln.stages") or "all"] for name, status, of in facts]
     table(f"jobs on {client.get_address()}", ["job", "status", "commit", "stages"], rows)
 
 

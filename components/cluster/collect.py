@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from components.artifacts import write_bytes
 from components.cluster import results
-from components.cluster.nodes import dvc
-from components.cluster.package import LOCK
+from components.cluster.package import LOCK, job_key, pack
+from components.cluster.repository import dvc
 from components.console import say
 from components.errors import UserError
 from components.provenance import ROOT
+
+
+def check_same(metadata: dict[str, str], job: str) -> None:
+    """Raises `UserError` if the job ran other files than are here, so that its results do not belong to them."""
+    key = metadata.get("kiln.key")
+    if key and key != job_key(pack(allow_dirty=True), metadata.get("kiln.stages", "").split()):
+        raise UserError(
+            f"the working tree is no longer what {job} ran (commit {metadata.get('kiln.commit', '?')[:12]}); its results wait "
+            "in the DVC remote: bring the tree back (`git stash`, `git checkout`, or beside: `git worktree add`) and "
+            f"--attach {job}"
+        )
 
 
 def collect(log: str) -> None:
@@ -28,12 +39,12 @@ def collect(log: str) -> None:
     try:
         say(f"submit: fetching the outs of {len(stages)} stages from the DVC remote")
         dvc(ROOT, "pull", "--force", *stages)
-    except UserError:
+    except UserError as error:
         if before is None:
             path.unlink()
         else:
             write_bytes(path, before.encode())
-        raise
+        raise UserError(f"{error}; if the remote has lost them, submit with --again") from None
     for name, data in files.items():
         write_bytes(ROOT / name, data)
     differs = dvc(ROOT, "status", *stages).strip()

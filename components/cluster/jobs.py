@@ -89,7 +89,7 @@ def submit(client: Client, package: Package, stages: Sequence[str], again: bool 
             return str(last.submission_id)
         say(f"submit: attempt {number} {last.status.value}; what it finished or kept as checkpoints is taken up")
     job = f"{stem}{number + 1}"
-    entrypoint = ["python", "-m", "components.cluster.runner", "--job", job, "--commit", package.commit]
+    entrypoint = ["python", "-m", "components.cluster.runner", "--job", job, "--mark", key, "--commit", package.commit]
     entrypoint += ["--dirty", str(bool(package.dirty)).lower()]
     entrypoint += [word for name, value in addresses().items() for word in ("--setting", f"{name}={value}")]
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +148,7 @@ def follow(client: Client, job: str, show: Callable[[str], None]) -> tuple[JobDe
     Raises:
         UserError: the cluster did not answer for a quarter of an hour, or does not know the job.
     """
-    seen, since, told = "", time.monotonic(), False
+    seen, since, told, waiting = "", time.monotonic(), False, None
     while True:
         try:
             details = info(client, job)
@@ -159,6 +159,9 @@ def follow(client: Client, job: str, show: Callable[[str], None]) -> tuple[JobDe
                 log = client.get_job_logs(job)
                 show(log[len(seen) :])
                 return details, log
+            if details.status == JobStatus.PENDING and details.message != waiting:
+                waiting = details.message
+                say(f"submit: {waiting}")
             seen = asyncio.run(_tail(client, job, seen, show))
         except UserError:
             raise

@@ -6,8 +6,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.artifacts import sha256_file
-from components.cluster.package import LOCAL_CONFIG, LOCK, public_config
+from components.cluster.package import LOCAL_CONFIG, public_config
+from components.cluster.repository import dvc, outs_with
 from components.console import say
 from components.data.shards import read_manifest
 from components.errors import UserError
-from components.provenance import ROOT
+from components.provenance import COMMIT, ROOT
 
 # What DVC needs to know of a repository to fetch outs of its stages.
 _DVC_FILES = ("dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", ".dvcignore")
@@ -164,44 +161,15 @@ def provide(paths: Sequence[Path], cpus: float = 0) -> Data:
         return data
     lacking = {node for node, missing in every_node(data.missing, cpus=cpus).items() if missing}
     if lacking:
-        outs = _outs(list(digests), lacking)
+        outs = outs_with(list(digests), lacking)
         say(f"data: to {len(lacking)} nodes through the DVC remote: {', '.join(digests)}")
-        dvc(ROOT, "push", *outs)
+        # In a job everything so far: another attempt, on another cluster even, takes it up.
+        dvc(ROOT, "push", *(["--run-cache"] if COMMIT in os.environ else outs))
         failed = {node: error for node, error in every_node(data.fetch, cpus=cpus, timeout_s=3600).items() if error}
         if failed:
             lines = "\n".join(f"  {node}: {error}" for node, error in sorted(failed.items()))
             raise UserError(f"{len(failed)} nodes cannot have the data:\n{lines}")
     return data
-
-
-def _outs(paths: list[str], lacking: set[str]) -> list[str]:
-    """The outs of `dvc.lock` with these paths in them. Whole ones: of a part DVC would push the listing of all files too, and
-    take the others for pushed ever after."""
-    lock = ROOT / LOCK
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].values() if lock.exists() else []
-    known = {out["path"] for stage in stages for out in stage.get("outs", [])}
-    found = {path: [out for out in known if path == out or path.startswith(out + "/")] for path in paths}
-    if unknown := [path for path, outs in found.items() if not outs]:
-        raise UserError(
-            f"{', '.join(unknown)}: not on {', '.join(sorted(lacking))}, and no out that dvc.lock knows; "
-            "`dvc repro` makes it one, or put it into a folder that all nodes share"
-        )
-    return sorted(out for outs in found.values() for out in outs)
-
-
-def dvc(folder: Path, *words: str) -> str:
-    """A DVC command in a copy of the repository. Raises `UserError` with what DVC says if it fails."""
-    command = [sys.executable, "-m", "dvc", *words]
-    with tempfile.TemporaryDirectory() as memory:
-        # DVC remembers what a remote had and would not look again; a bucket may have been emptied since.
-        env = {**os.environ, "DVC_SITE_CACHE_DIR": memory}
-        done = subprocess.run(
-            command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-    if done.returncode:
-        lines = [line for line in done.stdout.splitlines() if line.strip() and "Having any troubles" not in line]
-        raise UserError(f"`dvc {' '.join(words)}` failed: " + "; ".join(lines[-4:]))
-    return done.stdout
 
 
 @contextmanager

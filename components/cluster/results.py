@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,3 +94,17 @@ def parse(log: str) -> tuple[str, dict[str, bytes]]:
         raise UserError("the job's log has no result in it, or not all of it; submit with --again to run it again")
     content = json.loads(zlib.decompress(packed))
     return content["lock"], {name: base64.b64decode(data) for name, data in content["files"].items()}
+
+
+class Shown:
+    """Writes a job's log as it comes, without the lines that carry its results."""
+
+    def __init__(self) -> None:
+        self.rest = ""
+
+    def __call__(self, text: str) -> None:
+        *whole, self.rest = (self.rest + text).split("\n")
+        for line in whole:
+            if not line.startswith(MARK):
+                sys.stdout.write(line + "\n")
+        sys.stdout.flush()

@@ -61,7 +61,7 @@ def test_the_rayjob_runs_what_submit_runs(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("os.environ", {})
     with pytest.raises(SystemExit, match="0"):
         runner.main(words[module + 2 :])
-    assert seen == [(RAYJOB["spec"]["jobId"], [])]
+    assert seen == [(RAYJOB["spec"]["jobId"], None, [])]
 
 
 def test_the_rayjobs_nodes_are_what_the_runbook_promises() -> None:
