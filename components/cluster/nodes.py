@@ -53,14 +53,17 @@ def every_node(
         if node["Alive"] and node["Resources"].get("CPU", 0) >= cpus and not (first_only and names):
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             pending = task.options(scheduling_strategy=where).remote(function, *arguments)
-            names[pending] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            names[pending] = f"{name} {node['NodeID'][:8]}" if name in names.values() else name
     done, late = ray.wait(list(names), num_returns=len(names), timeout=timeout_s)
     if late:
         raise UserError(f"no answer within {timeout_s:g} s from {', '.join(sorted(names[ref] for ref in late))}")
     try:
         return {names[ref]: ray.get(ref) for ref in done}
-    except (ray.exceptions.RaySystemError, ray.exceptions.WorkerCrashedError, ray.exceptions.TaskUnschedulableError) as error:
-        raise UserError(f"a node was lost while it was asked: {error}") from None
+    except ray.exceptions.RayTaskError:
+        raise  # not the node's fault
+    except ray.exceptions.RayError as error:
+        raise UserError(f"a node was lost, or could not start a process, while it was asked: {error}") from None
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ def dvc(folder: Path, *words: str) -> str:
 
 def check_stages(stages: Sequence[str]) -> None:
     """Raises `UserError` for a name that dvc.yaml does not have: `train@cnn`, or `train` for all of them."""
-    known = [line.split()[0] for line in dvc(ROOT, "stage", "list", "--all").splitlines() if line.strip()]
+    known = dvc(ROOT, "stage", "list", "--all", "--name-only").split()
     wrong = [stage for stage in stages if stage not in known and stage not in {name.split("@")[0] for name in known}]
     if wrong:
         raise UserError(f"no such stage: {', '.join(wrong)}; there are {', '.join(known)}")
@@ -46,13 +47,13 @@ def check_remote(folder: Path, mark: str | None, leave: bool = False) -> None:
     Raises:
         UserError: there is none, or it is another machine's folder.
     """
-    remotes = [line.split() for line in dvc(folder, "remote", "list").splitlines() if line.strip()]
-    if not remotes:
+    urls = re.findall(r"^remote\..+?\.url=(.+)$", dvc(folder, "config", "--list"), re.M)
+    if not urls:
         raise UserError(
             "no DVC remote: data and results have no way to travel; `dvc remote add --default NAME URL` and commit .dvc/config "
             "(credentials stay out of git: in .dvc/config.local here, in the environment on the nodes)"
         )
-    for _, url, *_ in remotes:
+    for url in urls:
         if mark and Path(url).is_absolute():
             marker = Path(url) / f".kiln-{mark[:16]}"
             if leave:

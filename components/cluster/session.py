@@ -148,7 +148,8 @@ def session() -> Iterator[str]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        advice = "; from a machine that is no node of the cluster: RAY_ADDRESS=ray://HEAD:10001" if address else ""
+        outside = address and not address.startswith("ray://")
+        advice = "; from a machine that is no node of the cluster: RAY_ADDRESS=ray://HEAD:10001" if outside else ""
         raise UserError(f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {error}{advice}") from error
     try:
         yield address or f"this machine ({joblib.cpu_count()} cores)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -133,6 +134,13 @@ def lines_until(process: subprocess.Popen[str], text: str) -> list[str]:
     pytest.fail(f"it ended before {text!r}:\n{''.join(lines)}")
 
 
+def signal_client(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    for child in psutil.Process(process.pid).children():
+        child.send_signal(number)
+    if number == signal.SIGKILL:
+        process.wait()
+
+
 def test_a_job_outlives_clients_tunnels_nodes_and_being_stopped(user: UserClone) -> None:
     user.clone.change("train.models.cnn.epochs", 150)
     user.clone.run("git", "commit", "-qam", "longer")
@@ -146,12 +154,22 @@ def test_a_job_outlives_clients_tunnels_nodes_and_being_stopped(user: UserClone)
     assert f"{job} STOPPED" in rest
     assert first.returncode == 143, "a stopped job is no success"
 
+    user.cluster.hosts["head"].run("rm", "-r", "/tmp/kiln-0")  # as on another cluster
     second = user.start_submit()
-    assert "attempt 1 STOPPED" in "".join(lines_until(second, "epoch 3/150"))
-    for child in psutil.Process(second.pid).children():
-        child.kill()
-    second.wait()
+    told = "".join(lines_until(second, "epoch 3/150"))
+    assert "attempt 1 STOPPED" in told
+    assert "Stage 'augment' is cached - skipping run" in told, "what an attempt finished is in the remote"
+    processes = user.cluster.hosts["head"].run("ps", "-ww", "-ef").stdout
+    assert "components.cluster.runner" in processes
+    assert SECRET not in processes
+    assert TOKEN not in processes
+    signal_client(second, signal.SIGKILL)
     job = job.removesuffix("-1") + "-2"
+    interrupted = user.start_submit("--attach", job)
+    lines_until(interrupted, "epoch 4/150")
+    signal_client(interrupted, signal.SIGINT)
+    assert f"detached, {job} goes on" in interrupted.communicate()[0]
+    assert interrupted.returncode == 130
     third = user.start_submit("--attach", job)
     lines = lines_until(third, "epoch 6/150")
     tunnel.drop()
