@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.conftest import make_certificate
 from tests.integration.conftest import Clone, make_clone
 from tests.integration.hosts import Host, Network
 
@@ -108,16 +109,19 @@ class UserClone:
         return self.run("python", "-m", "pipelines.submit", *where, *arguments, **env)
 
     def start_submit(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        """Through the tunnel, as from outside the cluster's network."""
-        command = ("python", "-u", "-m", "pipelines.submit", "--address", "http://localhost:8265", *arguments)
-        return self.cluster.hosts["dev"].start(*command, cwd=self.path, **(self.cluster.user | env))
+        """Through the proxy, as from outside the cluster's network."""
+        command = ("python", "-u", "-m", "pipelines.submit", "--address", "https://localhost:8265", *arguments)
+        trusted = {"REQUESTS_CA_BUNDLE": str(self.cluster.folder / "certificate.pem")}
+        return self.cluster.hosts["dev"].start(*command, cwd=self.path, **(self.cluster.user | trusted | env))
 
 
-class Tunnel:
-    """Port 8265 of `dev` forwarded to the head's, as `ssh -L` does; it can drop."""
+class Proxy:
+    """https on port 8265 of `dev`, in front of the head's dashboard; it can drop."""
 
     CODE = """
-import asyncio, sys
+import asyncio, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2], sys.argv[3])
 async def pump(reader, writer):
     while data := await reader.read(65536):
         writer.write(data)
@@ -127,18 +131,24 @@ async def serve(reader, writer):
     there = await asyncio.open_connection(sys.argv[1], 8265)
     await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
 async def main():
-    async with await asyncio.start_server(serve, "127.0.0.1", 8265) as server:
+    async with await asyncio.start_server(serve, "127.0.0.1", 8265, ssl=context) as server:
+        print("open", flush=True)
         await server.serve_forever()
 asyncio.run(main())
 """
 
     def __init__(self, cluster: RayCluster) -> None:
         self.cluster = cluster
+        self.certificate, self.key = cluster.folder / "certificate.pem", cluster.folder / "key.pem"
+        make_certificate(self.certificate, self.key)
         self.open()
 
     def open(self) -> None:
         head = self.cluster.hosts["head"].address
-        self.process = self.cluster.hosts["dev"].start("python", "-c", self.CODE, head)
+        files = str(self.certificate), str(self.key)
+        self.process = self.cluster.hosts["dev"].start("python", "-c", self.CODE, head, *files)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "open\n"
 
     def drop(self) -> None:
         for child in psutil.Process(self.process.pid).children():

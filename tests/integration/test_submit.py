@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import psutil
 import pytest
 
 from tests.integration.hosts import skip_without_rights
-from tests.integration.ray_cluster import SECRET, TOKEN, RayCluster, Tunnel, UserClone
+from tests.integration.ray_cluster import SECRET, TOKEN, Proxy, RayCluster, UserClone
 
 TRAIN = ("--model", "cnn", "--train", "data/augmented/train", "--val", "data/prepared/val")
 
@@ -141,11 +140,10 @@ def signal_client(process: subprocess.Popen[str], number: signal.Signals) -> Non
         process.wait()
 
 
-def test_a_job_outlives_clients_tunnels_nodes_and_being_stopped(user: UserClone) -> None:
+def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone) -> None:
     user.clone.change("train.models.cnn.epochs", 150)
     user.clone.run("git", "commit", "-qam", "longer")
-    tunnel = Tunnel(user.cluster)
-    time.sleep(2)
+    proxy = Proxy(user.cluster)
     first = user.start_submit()
     head = "".join(lines_until(first, "epoch 2/150"))
     job = head.partition("submit: job ")[2].split()[0]
@@ -172,9 +170,9 @@ def test_a_job_outlives_clients_tunnels_nodes_and_being_stopped(user: UserClone)
     assert interrupted.returncode == 130
     third = user.start_submit("--attach", job)
     lines = lines_until(third, "epoch 6/150")
-    tunnel.drop()
+    proxy.drop()
     lines += lines_until(third, "the connection is lost")
-    tunnel.open()
+    proxy.open()
     lines += lines_until(third, "connected again")
     user.cluster.hosts["two"].kill()
     lines += third.communicate(timeout=300)[0].splitlines(keepends=True)
@@ -184,7 +182,7 @@ def test_a_job_outlives_clients_tunnels_nodes_and_being_stopped(user: UserClone)
     assert "epoch 150/150" in shown
     assert f"{job} SUCCEEDED" in shown
     assert "Running stage" not in user.run("dvc", "repro").stdout
-    tunnel.drop()
+    proxy.drop()
 
 
 def test_a_driver_outside_the_cluster_trains_on_it(user: UserClone, tmp_path: Path) -> None:

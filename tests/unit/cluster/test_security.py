@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from components.cluster.security import check_address, check_authentication, token
 from components.errors import UserError
+from tests.conftest import make_certificate
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,7 @@ def test_a_cluster_that_does_not_answer_is_told() -> None:
 
 def test_certificates_are_verified(dashboard: http.server.HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate),
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True,
-    )  # fmt: skip
+    make_certificate(certificate, key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     dashboard.socket = context.wrap_socket(dashboard.socket, server_side=True)
