@@ -122,6 +122,19 @@ def test_a_dirty_tree_is_refused_and_said(user: UserClone) -> None:
     assert "?? notes.txt" in done.stdout
 
 
+def test_a_driver_outside_the_cluster_trains_on_it(user: UserClone, tmp_path: Path) -> None:
+    address = {"RAY_ADDRESS": f"ray://{user.cluster.hosts['head'].address}:10001", **user.cluster.site}
+    command = ("python", "-m", "pipelines.train", *TRAIN, "--out")
+    done = user.run(*command, str(tmp_path / "cnn"), **address)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "cnn/weights.safetensors").read_bytes() == (user.path / "models/cnn/weights.safetensors").read_bytes()
+    refused = user.run(*command, str(tmp_path / "none"), **address | {"KILN_STORAGE": "/mnt/not-shared"})
+    assert refused.returncode == 2
+    assert "checkpoint storage /mnt/not-shared (KILN_STORAGE) does not work from 3 of 3 nodes" in refused.stdout
+    assert "it is not shared" in refused.stdout
+    assert not (tmp_path / "none").exists()
+
+
 def lines_until(process: subprocess.Popen[str], text: str) -> list[str]:
     """What a process says, up to the line with `text`."""
     assert process.stdout is not None
@@ -183,20 +196,3 @@ def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone)
     assert f"{job} SUCCEEDED" in shown
     assert "Running stage" not in user.run("dvc", "repro").stdout
     proxy.drop()
-
-
-def test_a_driver_outside_the_cluster_trains_on_it(user: UserClone, tmp_path: Path) -> None:
-    user.clone.run("git", "checkout", "-q", "HEAD~1", "params.yaml")
-    (user.path / "dvc.lock").unlink()
-    assert user.run("dvc", "repro", "--pull", "augment").returncode == 0
-    address = {"RAY_ADDRESS": f"ray://{user.cluster.hosts['head'].address}:10001", **user.cluster.site}
-    command = ("python", "-m", "pipelines.train", *TRAIN, "--out")
-    done = user.run(*command, str(tmp_path / "cnn"), **address)
-    assert done.returncode == 0, done.stdout
-    local = user.path.parent / "local/weights.safetensors"
-    assert (tmp_path / "cnn/weights.safetensors").read_bytes() == local.read_bytes()
-    refused = user.run(*command, str(tmp_path / "none"), **address | {"KILN_STORAGE": "/mnt/not-shared"})
-    assert refused.returncode == 2
-    assert "checkpoint storage /mnt/not-shared (KILN_STORAGE) does not work from 2 of 2 nodes" in refused.stdout
-    assert "it is not shared" in refused.stdout
-    assert not (tmp_path / "none").exists()
