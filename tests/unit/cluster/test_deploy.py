@@ -89,3 +89,12 @@ def test_ray_takes_the_cluster_file() -> None:
 
 def test_versions_are_those_of_the_lock() -> None:
     assert f"\nray=={RAYJOB['spec']['rayClusterSpec']['rayVersion']} " in LOCK
+
+
+def test_the_runbook_names_every_setting_and_command_line_option_that_there_is() -> None:
+    runbook = (ROOT / "docs/cluster.md").read_text()
+    code = "".join(path.read_text() for package in ("components", "pipelines") for path in (ROOT / package).rglob("*.py"))
+    settings = set(re.findall(r"\bKILN_[A-Z]+\b", code)) - {"KILN_COMMIT", "KILN_DIRTY"}
+    assert settings == set(re.findall(r"\bKILN_[A-Z]+\b", runbook))
+    options = set(re.findall(r'add_argument\("(--[a-z-]+)"', (ROOT / "pipelines/submit.py").read_text()))
+    assert options <= set(re.findall(r"--[a-z-]+", runbook))
