@@ -162,12 +162,16 @@ def provide(paths: Sequence[Path], cpus: float = 0) -> Data:
     data = Data(ROOT, digests, files | {LOCAL_CONFIG: public_config(ROOT)})
     if not os.environ.get("RAY_ADDRESS"):
         return data
+    in_job = COMMIT in os.environ
+    if in_job:
+        # Everything so far: another attempt, on another cluster even, takes it up.
+        dvc(ROOT, "push", "--run-cache")
     lacking = {node for node, missing in every_node(data.missing, cpus=cpus).items() if missing}
     if lacking:
         outs = outs_with(list(digests), lacking)
         say(f"data: to {len(lacking)} nodes through the DVC remote: {', '.join(digests)}")
-        # In a job everything so far: another attempt, on another cluster even, takes it up.
-        dvc(ROOT, "push", *(["--run-cache"] if COMMIT in os.environ else outs))
+        if not in_job:
+            dvc(ROOT, "push", *outs)
         failed = {node: error for node, error in every_node(data.fetch, cpus=cpus, timeout_s=3600).items() if error}
         if failed:
             lines = "\n".join(f"  {node}: {error}" for node, error in sorted(failed.items()))

@@ -155,6 +155,7 @@ def signal_client(process: subprocess.Popen[str], number: signal.Signals) -> Non
 
 def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone) -> None:
     user.clone.change("train.models.cnn.epochs", 150)
+    user.clone.change("seed", 1)
     user.clone.run("git", "commit", "-qam", "longer")
     proxy = Proxy(user.cluster)
     first = user.start_submit()
@@ -169,7 +170,7 @@ def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone)
     second = user.start_submit()
     told = "".join(lines_until(second, "epoch 3/150"))
     assert "attempt 1 STOPPED" in told
-    assert "Stage 'augment' is cached - skipping run" in told, "what an attempt finished is in the remote"
+    assert "Stage 'augment' is cached - skipping run" in told, "what the first attempt finished is in the remote"
     processes = user.cluster.hosts["head"].run("ps", "-ww", "-ef").stdout
     assert "components.cluster.runner" in processes
     assert SECRET not in processes
