@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ import pandas as pd
 
 from components import provenance
 from components.artifacts import Epoch, Manifest, Network, TrainResult, write_bytes
-from components.cluster import storage
-from components.cluster.nodes import provide
 from components.cluster.session import Request, check_local, device_for, session
 from components.console import Meter, duration, launch, say
 from components.data.shards import read_manifest
@@ -59,10 +56,8 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
             f"train@{model}: {network.architecture} on {where}, {settings.num_workers} workers ({device}), "
             f"global batch {settings.batch_size(model)}, fingerprint {fingerprint[:12]}"
         )
-        storage.ready()
-        locate = provide([train, val], settings.cpus_per_worker).at
         with training_run(client, params.register_.name, model, facts, tags, inputs) as tracked:
-            returned = _fit(params, model, network, train, val, locate, device, fingerprint, tracked)
+            returned = _fit(params, model, network, train, val, device, fingerprint, tracked)
     if tracked.spooled:
         say(f"train@{model}: warning: {store.shown()} stopped answering; {tracked.spooled} keeps what it lacks")
     result = TrainResult(
@@ -99,17 +94,8 @@ def describe(params: Params, model: str, train: Manifest, val: Manifest) -> Netw
 
 
 def _fit(
-    params: Params,
-    model: str,
-    network: Network,
-    train: Path,
-    val: Path,
-    locate: Callable[[Path], Path],
-    device: str,
-    fingerprint: str,
-    tracked: TrainingRun,
+    params: Params, model: str, network: Network, train: Path, val: Path, device: str, fingerprint: str, tracked: TrainingRun
 ) -> dict[str, Any]:
-    from components.cluster.torch_config import ClusterTorchConfig
     from components.training.trainer import fit  # imports Ray Train, after everything cheap has been checked
     from components.training.worker import Job
 
@@ -129,16 +115,10 @@ def _fit(
         global_batch=settings.batch_size(model),
         seed=params.seed,
         precision=precision,
-        locate=locate,
     )
     with Follower(model, settings.models[model].epochs, tracked) as follower:
         returned = fit(
-            job,
-            fingerprint=fingerprint,
-            storage=STATE / "ray",
-            max_failures=settings.max_failures,
-            on_event=follower,
-            torch_config=ClusterTorchConfig,
+            job, fingerprint=fingerprint, storage=STATE / "ray", max_failures=settings.max_failures, on_event=follower
         )
     for row in returned["history"]:
         tracked.epoch(row)  # whatever a lost event left out

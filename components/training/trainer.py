@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.exceptions
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components.errors import UserError
 from components.training import worker
@@ -25,19 +23,11 @@ from components.training.worker import Job
 OnEvent = Callable[[dict[str, Any]], None]
 
 
-def fit(
-    job: Job,
-    *,
-    fingerprint: str,
-    storage: Path,
-    max_failures: int,
-    on_event: OnEvent,
-    torch_config: type[TorchConfig] = TorchConfig,
-) -> dict[str, Any]:
+def fit(job: Job, *, fingerprint: str, storage: Path, max_failures: int, on_event: OnEvent) -> dict[str, Any]:
     """Trains `job` on the connected cluster; returns what rank 0 returned (`worker.run`).
 
     `on_event` is called on a thread of the driver with what the loop emits, in order. After a worker's death the group
-    starts again from the beginning, with the same result; its events then come again. `torch_config` makes the process group.
+    starts again from the beginning, with the same result; its events then come again.
 
     Raises:
         UserError: the mistake is the user's (seen by a worker), or training failed more than `max_failures` times.
@@ -49,7 +39,7 @@ def fit(
         trainer = TorchTrainer(
             worker.run,
             train_loop_config={"job": job, "events": events},
-            torch_config=torch_config(backend="nccl" if gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=job.workers,
                 use_gpu=gpu,
@@ -82,9 +72,7 @@ def _cause(error: TrainingFailedError) -> str:
 @contextmanager
 def _events(on_event: OnEvent) -> Iterator[Queue]:
     """A queue from the workers to a thread here; on leaving, what is still in it is handled before the end."""
-    # Where the controller is too, beside the driver: any other node may be lost without the training.
-    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside})
+    events = Queue(actor_options={"num_cpus": 0})
     ended = threading.Event()
 
     def pump() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from components.training.loop import train
 
 @dataclass(frozen=True)
 class Job:
-    """One training. Paths are absolute, for workers change their directory; `locate` says where a worker's node has them."""
+    """One training. Paths are absolute, for workers change their directory."""
 
     network: Network
     recipe: Recipe
@@ -34,7 +33,6 @@ class Job:
     global_batch: int
     seed: int
     precision: str
-    locate: Callable[[Path], Path]
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -47,8 +45,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(job.cpus_per_worker)))
     device = ray.train.torch.get_device() if job.device == "gpu" else torch.device("cpu")
     try:
-        train_images, _ = read_split(job.locate(job.train_data))
-        val_images, _ = read_split(job.locate(job.val_data))
+        train_images, _ = read_split(job.train_data)
+        val_images, _ = read_split(job.val_data)
         outcome = train(
             job.network,
             train_images,
