@@ -16,6 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("components", "pipelines")
+# What a copy without git is told of where it comes from (`components.cluster.runner` sets them).
+COMMIT, DIRTY = "KILN_COMMIT", "KILN_DIRTY"
 LIBRARIES = ("ray", "torch", "torchvision", "mlflow", "dvc", "numpy", "pandas", "pyarrow", "scikit-learn")
 
 
@@ -61,7 +63,9 @@ def fingerprint(module: str, facts: dict[str, Any]) -> str:
 
 def git_state() -> dict[str, str]:
     """Commit, and whether the tree differs from it: committed files (`dvc.lock` aside: the stages themselves write it), or
-    code that was never committed."""
+    code that was never committed. In a job's copy: what it was packed from."""
+    if COMMIT in os.environ and not (ROOT / ".git").exists():
+        return {"git.commit": os.environ[COMMIT], "git.dirty": os.environ.get(DIRTY, "unknown")}
     commit = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain", "--untracked-files=all", "--", ".", ":!dvc.lock")
     strangers = tuple(f"?? {package}/" for package in PACKAGES)

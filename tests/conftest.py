@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,11 @@ def write_idx(folder: Path, train: Images, test: Images) -> None:
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
         header = bytes([0, 0, 8, 1]) + len(images).to_bytes(4, "big")
         (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + images.labels.astype(np.uint8).tobytes())
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    """A certificate of its own authority for `localhost`."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate),
+         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True,
+    )  # fmt: skip

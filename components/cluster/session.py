@@ -6,13 +6,19 @@ import logging
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import joblib
 import psutil
 
+from components.cluster.package import pack, write_archive
+from components.cluster.security import is_loopback
 from components.errors import UserError
 
 _QUIET = {
@@ -25,14 +31,78 @@ _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 
+# Addresses, never secrets: what the nodes are told if their own environment does not say.
+FORWARDED = (
+    "MLFLOW_TRACKING_URI",
+    "KILN_STORAGE",
+    "KILN_PLACEMENT",
+    "KILN_ACCELERATOR",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+)
+_PLACEMENTS = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+_ACCELERATOR = "accelerator_type:"
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
 
 @dataclass(frozen=True)
 class Request:
-    """What a stage wants: `workers` processes of `cpus` cores and `gpus` devices each."""
+    """What a stage wants: `workers` processes of `cpus` cores and `gpus` devices each (a share of one below 1).
+
+    The site's environment says on which of a cluster's nodes: KILN_ACCELERATOR names a kind of GPU as Ray does (`A100`),
+    KILN_PLACEMENT one of Ray's strategies (`pack` by default).
+    """
 
     workers: int
     cpus: float
-    gpus: int = 0
+    gpus: float = 0
+
+    @property
+    def accelerator(self) -> str | None:
+        return os.environ.get("KILN_ACCELERATOR") or None
+
+    @property
+    def placement(self) -> str:
+        found = os.environ.get("KILN_PLACEMENT") or "pack"
+        if found.upper() not in _PLACEMENTS:
+            raise UserError(f"KILN_PLACEMENT={found}; known: {', '.join(_PLACEMENTS).lower()}")
+        return found.upper()
+
+    def scaling(self) -> dict[str, Any]:
+        """The arguments of Ray Train's `ScalingConfig` for it."""
+        gpu = {"GPU": self.gpus} if self.gpus else {}
+        return {
+            "num_workers": self.workers,
+            "use_gpu": bool(self.gpus),
+            "resources_per_worker": {"CPU": self.cpus, **gpu},
+            "placement_strategy": self.placement,
+            "accelerator_type": self.accelerator if self.gpus else None,
+        }
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node has in all, whether or not it is in use; `gpus` is None where nobody has asked."""
+
+    name: str
+    cpus: float
+    gpus: float | None = None
+    accelerators: frozenset[str] = frozenset()
+
+    def room(self, request: Request) -> int:
+        """How many of the request's workers fit on it."""
+        fits = int(self.cpus / request.cpus + 1e-9)
+        if not request.gpus or self.gpus is None:
+            return fits
+        if request.accelerator and request.accelerator not in self.accelerators:
+            return 0
+        return min(fits, int(self.gpus / request.gpus + 1e-9))
+
+    def described(self, request: Request) -> str:
+        kinds = f" ({', '.join(sorted(self.accelerators))})" if self.accelerators else ""
+        gpus = "" if self.gpus is None else f" and {self.gpus:g} GPU{kinds}"
+        return f"{self.name} has {self.cpus:g} CPU{gpus}, room for {self.room(request)}"
 
 
 def check_local(request: Request) -> None:
@@ -42,12 +112,12 @@ def check_local(request: Request) -> None:
         UserError: says how many workers would fit.
     """
     if not os.environ.get("RAY_ADDRESS"):
-        _refuse_misfit(request, {"this machine": (joblib.cpu_count(), None)})
+        _refuse_misfit(request, [Node("this machine", joblib.cpu_count())])
 
 
 @contextmanager
 def session() -> Iterator[str]:
-    """Connects, yields what to, and disconnects (a local Ray ends with it).
+    """Connects, yields what to, and disconnects (a local Ray ends with it). Workers of a cluster get this code.
 
     Raises:
         UserError: the cluster that `RAY_ADDRESS` names does not answer.
@@ -59,7 +129,13 @@ def session() -> Iterator[str]:
         os.environ.setdefault(key, value)
     try:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with tempfile.TemporaryDirectory() as folder:
+                ray.init(
+                    address=address,
+                    runtime_env=_runtime_env(Path(folder)),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         else:
             # A token of this session alone, in memory: Ray would otherwise write one under the home directory.
             if "RAY_AUTH_TOKEN_PATH" not in os.environ:
@@ -72,7 +148,11 @@ def session() -> Iterator[str]:
                 logging_level=logging.ERROR,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {error}") from error
+        if isinstance(error, UserError):
+            raise
+        outside = address and not address.startswith("ray://")
+        advice = "; from a machine that is no node of the cluster: RAY_ADDRESS=ray://HEAD:10001" if outside else ""
+        raise UserError(f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {error}{advice}") from error
     try:
         with nullcontext() if address else _reaper():
             yield address or f"this machine ({joblib.cpu_count()} cores)"
@@ -99,45 +179,70 @@ def _reaper() -> Iterator[None]:
             reaper.kill()
 
 
+def _runtime_env(folder: Path) -> dict[str, Any]:
+    """What a cluster's workers need of this process: its code (a job's workers have it already), and addresses."""
+    env: dict[str, Any] = {"env_vars": addresses()}
+    if _IN_A_JOB not in os.environ:
+        env["working_dir"] = str(write_archive(pack(allow_dirty=True), folder))
+    return env
+
+
+def addresses() -> dict[str, str]:
+    """The site's addresses as this process knows them, without any that hold a password or mean this machine alone."""
+    found = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
+    return {
+        name: value
+        for name, value in found.items()
+        if "@" not in urlsplit(value).netloc and not is_loopback(urlsplit(value).hostname or "")
+    }
+
+
 def device_for(request: Request, device: str) -> str:
     """`cpu` or `gpu` for the connected cluster, given `auto`, `cpu` or `gpu`; checks that the workers fit, node by node.
 
     Raises:
         UserError: they do not; says what each node could take. Nothing waits for resources that may never come.
     """
-    import ray
-
-    nodes = {
-        f"node {n['NodeManagerHostname']}": (int(n["Resources"].get("CPU", 0)), int(n["Resources"].get("GPU", 0)))
-        for n in ray.nodes()
-        if n["Alive"]
-    }
-    with_gpu = Request(request.workers, request.cpus, gpus=1)
+    nodes = _nodes()
+    with_gpu = replace(request, gpus=request.gpus or 1)
     if device == "gpu" or (device == "auto" and _fitting(with_gpu, nodes) >= request.workers):
         _refuse_misfit(with_gpu, nodes)
         return "gpu"
-    _refuse_misfit(request, nodes)
+    _refuse_misfit(replace(request, gpus=0), nodes)
     return "cpu"
 
 
-def _fitting(request: Request, nodes: Mapping[str, tuple[int, int | None]]) -> int:
-    return sum(_on_node(request, *node) for node in nodes.values())
+def _nodes() -> list[Node]:
+    import ray
+
+    return [
+        Node(
+            f"node {n['NodeManagerHostname']}",
+            n["Resources"].get("CPU", 0),
+            n["Resources"].get("GPU", 0),
+            frozenset(key.removeprefix(_ACCELERATOR) for key in n["Resources"] if key.startswith(_ACCELERATOR)),
+        )
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
 
 
-def _on_node(request: Request, cpus: int, gpus: int | None) -> int:
-    fits = int(cpus / request.cpus + 1e-9)
-    return fits if not request.gpus or gpus is None else min(fits, gpus // request.gpus)
+def _fitting(request: Request, nodes: list[Node]) -> int:
+    """How many workers can be placed at once, by the strategy."""
+    rooms = [node.room(request) for node in nodes]
+    if request.placement == "STRICT_PACK":
+        return max(rooms, default=0)
+    return sum(min(room, 1) for room in rooms) if request.placement == "STRICT_SPREAD" else sum(rooms)
 
 
-def _refuse_misfit(request: Request, nodes: Mapping[str, tuple[int, int | None]]) -> None:
+def _refuse_misfit(request: Request, nodes: list[Node]) -> None:
     fits = _fitting(request, nodes)
     if fits < request.workers:
-        each = f"{request.cpus:g} CPU" + (f" and {request.gpus} GPU" if request.gpus else "")
-        where = "; ".join(
-            f"{name} has {cpus} CPU{'' if gpus is None else f' and {gpus} GPU'}, room for {_on_node(request, cpus, gpus)}"
-            for name, (cpus, gpus) in nodes.items()
-        )
+        kind = f" {request.accelerator}" if request.accelerator and request.gpus else ""
+        each = f"{request.cpus:g} CPU" + (f" and {request.gpus:g} GPU{kind}" if request.gpus else "")
+        how = "" if request.placement == "PACK" else f" with KILN_PLACEMENT={request.placement.lower()}"
         raise UserError(
-            f"num_workers is {request.workers} with {each} each, but only {fits} can be placed ({where}); "
+            f"num_workers is {request.workers} with {each} each, but only {fits} can be placed{how} "
+            f"({'; '.join(node.described(request) for node in nodes)}); "
             "lower num_workers or cpus_per_worker in params.yaml, or set RAY_ADDRESS to a larger cluster"
         )
