@@ -6,6 +6,8 @@ import argparse
 import hashlib
 import os
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pandas as pd
 
 from components import provenance
 from components.artifacts import TrainResult, only_one, write_bytes
+from components.cluster import nodes, storage
 from components.cluster.session import Request, check_local, device_for, session
 from components.console import launch, say
 from components.errors import UserError
@@ -67,7 +70,8 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
 
 
 def _train(wanted: Plan, settings: Train, request: Request, experiment: str, seed: int) -> dict[str, Any]:
-    from components.training import checkpoint, precision  # torch and Ray Train, after everything cheap has been checked
+    from components.cluster.torch_config import ClusterTorchConfig  # torch and Ray Train, after all that is cheap to check
+    from components.training import checkpoint, precision
     from components.training.trainer import fit
     from components.training.worker import make_job
 
@@ -82,7 +86,16 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
         situation = precision.situation(wanted.network.model_dump(mode="json"), wanted.facts["train"], device, machine)
         memory = STATE / "precision.json"
         known = precision.recall(memory, situation) if settings.precision == "auto" else settings.precision
-        job = make_job(wanted, settings, seed, device, known, os.environ.get("KILN_STORAGE") or str(STATE))
+        job = make_job(
+            wanted,
+            settings,
+            seed,
+            device=device,
+            precision=known,
+            storage=storage.ready(),
+            locate=nodes.provide(list(wanted.data.values()), settings.cpus_per_worker).at,
+            scratch=nodes.scratch if os.environ.get("RAY_ADDRESS") else partial(Path, STATE),
+        )
         workers = " to ".join(str(n) for n in sorted(set(settings.workers)))
         say(
             f"{label}: {wanted.network.architecture} on {where}, {workers} workers ({device}), "
@@ -98,7 +111,12 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
             )
             with follower:
                 returned = fit(
-                    job, max_failures=settings.max_failures, start_timeout_s=settings.start_timeout_s, on_event=follower
+                    job,
+                    max_failures=settings.max_failures,
+                    start_timeout_s=settings.start_timeout_s,
+                    on_event=follower,
+                    torch_config=ClusterTorchConfig,
+                    scaling=replace(request, gpus=int(device == "gpu")).scaling(),
                 )
             follower.end(returned["history"], returned["best"])
     if tracked.spooled:

@@ -32,11 +32,20 @@ _STOP_S = 20.0
 _MONITOR_S = 10.0
 
 
-def fit(job: Job, *, max_failures: int, start_timeout_s: float, on_event: OnEvent) -> dict[str, Any]:
+def fit(
+    job: Job,
+    *,
+    max_failures: int,
+    start_timeout_s: float,
+    on_event: OnEvent,
+    torch_config: type[TorchConfig] = TorchConfig,
+    scaling: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Trains `job` on the connected cluster; returns what rank 0 returned (`worker.run`).
 
     Continues from the newest checkpoint of the same fingerprint, at first and after each failure. `on_event` is called with
-    what the loop emits, in order; after a failure some of it comes again.
+    what the loop emits, in order; after a failure some of it comes again. `torch_config` makes the process group; `scaling`
+    has what else Ray's `ScalingConfig` should know (placement, kind of accelerator).
 
     Raises:
         UserError: the mistake is the user's (seen by a worker), training failed more than `max_failures` times or twice in
@@ -44,7 +53,7 @@ def fit(job: Job, *, max_failures: int, start_timeout_s: float, on_event: OnEven
         KeyboardInterrupt: somebody interrupted; the state is in a checkpoint.
     """
     for failure in range(max_failures + 1):
-        attempt = Attempt(job, max_failures, on_event)
+        attempt = Attempt(job, max_failures, on_event, torch_config, scaling or {})
         try:
             returned = attempt.follow(job.watchdog_s + start_timeout_s, start_timeout_s)
         except ray.exceptions.RayActorError as error:
@@ -65,8 +74,11 @@ def fit(job: Job, *, max_failures: int, start_timeout_s: float, on_event: OnEven
 class Attempt:
     """One run of Ray Train's controller, on a thread, so that the main one can watch it and receive signals."""
 
-    def __init__(self, job: Job, max_failures: int, on_event: OnEvent) -> None:
+    def __init__(
+        self, job: Job, max_failures: int, on_event: OnEvent, torch_config: type[TorchConfig], scaling: dict[str, Any]
+    ) -> None:
         self.job, self.max_failures, self.on_event = job, max_failures, on_event
+        self.torch_config, self.scaling = torch_config, scaling
         self.mailbox: ActorHandle[Mailbox] = make_mailbox()
         self.returned: dict[str, Any] = {}
         self.error: Exception | None = None
@@ -122,12 +134,15 @@ class Attempt:
             worker.run,
             train_loop_config={"job": job, "mailbox": self.mailbox},
             # The watchdog comes first, with stacks; this bound is for what it does not see.
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=int(2 * job.watchdog_s) + 1),
+            torch_config=self.torch_config(backend="nccl" if gpu else "gloo", timeout_s=int(2 * job.watchdog_s) + 1),
             scaling_config=ScalingConfig(
-                num_workers=job.workers,
                 elastic_resize_monitor_interval_s=_MONITOR_S,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": job.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+                **{
+                    "use_gpu": gpu,
+                    "resources_per_worker": {"CPU": job.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+                    **self.scaling,
+                    "num_workers": job.workers,
+                },
             ),
             run_config=RunConfig(
                 name=job.fingerprint,
@@ -162,7 +177,11 @@ class Attempt:
 
     def _stacks(self) -> str:
         """Where watchdogs left stacks on this machine."""
-        found = [path for path in self.job.stacks().glob(f"{self.job.fingerprint[:12]}-rank*.txt") if path.stat().st_size]
+        found = [
+            path
+            for path in (self.job.scratch() / "stacks").glob(f"{self.job.fingerprint[:12]}-rank*.txt")
+            if path.stat().st_size
+        ]
         return f"; stacks of ranks that made no step: {', '.join(map(str, found))}" if found else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +29,10 @@ from components.training.watchdog import Watchdog
 
 @dataclass(frozen=True)
 class Job:
-    """One training. Paths are absolute, for workers change their directory; `storage` is a path or a URL."""
+    """One training. Paths are absolute, for workers change their directory; `storage` is a path or a URL.
+
+    On a worker's node, `locate` says where that has a split, and `scratch` where it may keep what can be had again.
+    """
 
     network: Network
     recipe: Recipe
@@ -47,19 +49,17 @@ class Job:
     storage: str
     checkpoint: Checkpoint
     watchdog_s: float
-    images: str = "auto"
-    scratch: Path | None = None
+    images: str
+    locate: Callable[[Path], Path]
+    scratch: Callable[[], Path]
 
     def folder(self) -> Folder:
         """Where its checkpoints are."""
         return folder(self.storage, "runs", self.fingerprint)
 
-    def stacks(self) -> Path:
-        """Where a node keeps the stacks of ranks that made no progress: on a disk, whatever the storage is."""
-        return Path(tempfile.gettempdir() if "://" in self.storage else self.storage) / "stacks"
 
-
-def make_job(wanted: Plan, settings: Train, seed: int, device: str, precision: str, storage: str) -> Job:
+def make_job(wanted: Plan, settings: Train, seed: int, **where: Any) -> Job:
+    """`where` has what depends on the cluster: `device`, `precision`, `storage`, `locate` and `scratch`."""
     fewest, most = settings.workers
     return Job(
         network=wanted.network,
@@ -68,15 +68,14 @@ def make_job(wanted: Plan, settings: Train, seed: int, device: str, precision: s
         val_data=wanted.data["validation"].resolve(),
         workers=fewest if fewest == most else (fewest, most),
         cpus_per_worker=settings.cpus_per_worker,
-        device=device,
         global_batch=settings.batch_size(wanted.model),
         micro_batches=settings.micro_batches(wanted.model),
         seed=seed,
-        precision=precision,
         fingerprint=wanted.fingerprint,
-        storage=storage,
         checkpoint=settings.checkpoint,
         watchdog_s=settings.watchdog_s,
+        images=settings.images,
+        **where,
     )
 
 
@@ -95,7 +94,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     rank = context.get_world_rank()
     torch.set_num_threads(max(1, int(job.cpus_per_worker)))
     device = ray.train.torch.get_device() if job.device == "gpu" else torch.device("cpu")
-    stacks = job.stacks() / f"{job.fingerprint[:12]}-rank{rank}.txt"
+    stacks = job.scratch() / "stacks" / f"{job.fingerprint[:12]}-rank{rank}.txt"
     line.tell_stacks(stacks, rank, job.watchdog_s)
     watchdog = Watchdog(job.watchdog_s, stacks)
     watchdog.alive()
@@ -166,10 +165,10 @@ def _lead(job: Job, line: Line, checkpoints: Checkpoints, alive: Callable[[], No
 def _open(job: Job, device: torch.device) -> tuple[Pool, Pool]:
     """Both splits, on every rank; a rank that cannot read them ends all of them, with its reason."""
     error, splits = None, []
-    cache = (job.scratch or job.stacks().parent) / "images"
     try:
-        sharers = ray.train.get_context().get_local_world_size()
-        splits = [open_pool(path, job.images, cache, device, sharers) for path in (job.train_data, job.val_data)]
+        cache, sharers = job.scratch() / "images", ray.train.get_context().get_local_world_size()
+        paths = [job.locate(path) for path in (job.train_data, job.val_data)]
+        splits = [open_pool(path, job.images, cache, device, sharers) for path in paths]
     except (UserError, OSError) as caught:
         error = str(caught)
     errors = [f"rank {rank}: {text}" for rank, text in enumerate(gather(error)) if text]

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ def make_job(data: Path, storage: Path, **values: Any) -> Job:
             storage=str(storage),
             checkpoint=Checkpoint(every_seconds=None, every_steps=3, keep=2),
             watchdog_s=60,
+            images="auto",
+            locate=Path,
+            scratch=partial(Path, storage),
         ),
         **values,
     )
@@ -121,11 +125,11 @@ def faulty(config: dict[str, Any], faults: tuple[Fault, ...]) -> dict[str, Any]:
         marker.touch()
         return True
 
-    def step(self: Stepper, rows: Any) -> Any:
+    def step(self: Stepper, *parts: Any) -> Any:
         for fault in faults:
             if fault.kind != "kill while writing" and due(fault, self.state.step):
                 happen(fault, self)
-        return real_step(self, rows)
+        return real_step(self, *parts)
 
     def put(self: Disk, name: str, data: bytes) -> None:
         for fault in faults:
@@ -163,7 +167,8 @@ def happen(fault: Fault, stepper: Stepper) -> None:
         hog = [bytearray(b"x" * (64 << 20)) for _ in range(64)]
         raise AssertionError(f"{len(hog)} blocks fitted in")
     elif fault.kind == "kill the controller":
-        next(p for p in psutil.process_iter() if is_named(p, "ray::TrainController")).kill()
+        ours = psutil.Process().parent().children()  # of our raylet; another session on this machine has its own
+        next(p for p in ours if "ray::TrainController" in " ".join(p.cmdline())).kill()
         time.sleep(10_000)
     else:
         raise AssertionError(fault)
@@ -184,10 +189,3 @@ def confine(limit: int) -> None:
 
 class LeaveError(BaseException):
     """A rank that goes without a word, as one with fewer batches than the others would."""
-
-
-def is_named(process: psutil.Process, name: str) -> bool:
-    try:
-        return name in " ".join(process.cmdline())
-    except psutil.Error:
-        return False

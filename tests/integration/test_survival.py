@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def interrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
 def again(job: Job, storage: Path, **values: Any) -> Job:
     """The same training with a copy of its storage."""
     shutil.copytree(job.storage, storage, dirs_exist_ok=True)
-    return dataclasses.replace(job, storage=str(storage), **values)
+    return dataclasses.replace(job, storage=str(storage), scratch=partial(Path, storage), **values)
 
 
 def test_a_training_that_ended_goes_on_where_it_was(interrupted: Job, tmp_path: Path, whole: dict[str, Any]) -> None:
