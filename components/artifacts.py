@@ -6,10 +6,11 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -207,26 +208,35 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 
 @contextmanager
-def only_one(lock: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+def only_one(lock: Path, what: str, *, wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds `lock` for the length of the block; the kernel gives it back when the process dies, however that happens.
 
     Raises:
-        UserError: another living process holds it, and `wait` is not set; names it.
+        UserError: another living process holds it; names it. With `wait`, which is called now and then, it waits instead.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        while wait and not _try_lock(file):
+            wait()
+            time.sleep(0.1)
+        if not wait and not _try_lock(file):
             file.seek(0)
             raise UserError(
                 f"{what} is already being made by process {file.read().strip() or '(starting)'} "
                 "(perhaps left over from a `dvc` that was killed); wait for it, or end it and run this again"
-            ) from None
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

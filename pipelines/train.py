@@ -78,6 +78,7 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
     label = f"train@{wanted.model}"
     client = store.connect()
     tags = data_tags(wanted.digests) | provenance.git_state() | provenance.environment() | {FINGERPRINT: wanted.fingerprint}
+    tags["kiln.num_workers"] = " to ".join(str(n) for n in sorted(set(settings.workers)))
     with session() as where:
         device = device_for(request, settings.device)
         if settings.precision == "fp16" and device == "cpu":
@@ -96,9 +97,8 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
             locate=nodes.provide(list(wanted.data.values()), settings.cpus_per_worker).at,
             scratch=nodes.scratch if os.environ.get("RAY_ADDRESS") else partial(Path, STATE),
         )
-        workers = " to ".join(str(n) for n in sorted(set(settings.workers)))
         say(
-            f"{label}: {wanted.network.architecture} on {where}, {workers} workers ({device}), "
+            f"{label}: {wanted.network.architecture} on {where}, {tags['kiln.num_workers']} workers ({device}), "
             f"global batch {job.global_batch}, fingerprint {wanted.fingerprint[:12]}"
         )
         # The checkpoints' place remembers the MLflow run that they belong to, one for each store.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -63,11 +63,11 @@ class OnDisk:
     it, and so do later trainings of the same data.
     """
 
-    def __init__(self, folder: Path, cache: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, cache: Path, device: torch.device, alive: Callable[[], None]) -> None:
         self.folder, self.manifest, self.device = folder, read_manifest(folder), device
         self.labels = torch.from_numpy(read_labels(folder, self.manifest))
         self.size = int(np.prod(self.manifest.shape))
-        self.file = unpack(folder, self.manifest, cache).open("rb")
+        self.file = unpack(folder, self.manifest, cache, alive).open("rb")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,8 +89,12 @@ class OnDisk:
         return [found[row] for row in rows]
 
 
-def open_pool(folder: Path, kind: str, cache: Path, device: torch.device, sharers: int) -> Pool:
+def open_pool(
+    folder: Path, kind: str, cache: Path, device: torch.device, sharers: int, alive: Callable[[], None] = lambda: None
+) -> Pool:
     """The images of one split, `memory` or `disk`, or as they fit (`auto`); `sharers` workers of this node hold them.
+
+    `alive` is called now and then while a file is made or waited for.
 
     Raises:
         UserError: a shard is missing or altered, or the disk has no room.
@@ -100,15 +104,15 @@ def open_pool(folder: Path, kind: str, cache: Path, device: torch.device, sharer
     if kind == "auto":
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available / sharers
         kind = "memory" if decoded <= _SHARE * free else "disk"
-    return Resident(read_split(folder)[0], device) if kind == "memory" else OnDisk(folder, cache, device)
+    return Resident(read_split(folder)[0], device) if kind == "memory" else OnDisk(folder, cache, device, alive)
 
 
-def unpack(folder: Path, manifest: Manifest, cache: Path) -> Path:
+def unpack(folder: Path, manifest: Manifest, cache: Path, alive: Callable[[], None]) -> Path:
     """The decoded images of a split as one file named by their digest: made by the first that asks, while others wait."""
     path = cache / f"{manifest.sha256}.pixels"
     size = manifest.rows * int(np.prod(manifest.shape))
     cache.mkdir(parents=True, exist_ok=True)
-    with only_one(cache / f".{manifest.sha256}.lock", str(path), wait=True):
+    with only_one(cache / f".{manifest.sha256}.lock", str(path), wait=alive):
         if path.is_file() and path.stat().st_size == size:
             os.utime(path)
             return path
@@ -123,6 +127,7 @@ def unpack(folder: Path, manifest: Manifest, cache: Path) -> Path:
             with beside.open("wb") as file:
                 for images in read_shards(folder, manifest):
                     file.write(np.ascontiguousarray(images.pixels).data)
+                    alive()
             beside.replace(path)
             for old in cache.glob("*.pixels"):
                 if time.time() - old.stat().st_mtime > _FORGET_DAYS * 86_400:

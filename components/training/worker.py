@@ -97,7 +97,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     stacks = job.scratch() / "stacks" / f"{job.fingerprint[:12]}-rank{rank}.txt"
     line.tell_stacks(stacks, rank, job.watchdog_s)
     watchdog = Watchdog(job.watchdog_s, stacks)
-    watchdog.alive()
     try:
         return _train(job, line, rank, context.get_world_size(), device, watchdog.alive)
     except UserError as error:
@@ -115,7 +114,9 @@ def _train(job: Job, line: Line, rank: int, world: int, device: torch.device, al
     emit = line.emit if rank == 0 else ALONE.emit
     checkpoints = Checkpoints(job.folder(), job.fingerprint, job.checkpoint.keep)
     emit({"kind": "started", "workers": world})
-    train_images, val_images = _open(job, device)
+    # Unpacking a large set may take this node, or another one, longer than any step: the watchdog begins afterwards.
+    train_images, val_images = _open(job, device, line.heartbeat if rank == 0 else ALONE.alive)
+    alive()
     saved = share_bytes(checkpoints.newest(emit) if rank == 0 else None, device)
     run = Run(
         network=job.network,
@@ -162,13 +163,13 @@ def _lead(job: Job, line: Line, checkpoints: Checkpoints, alive: Callable[[], No
     return Surroundings(emit=line.emit, alive=progress, save=save, due=due, leaving=_leaving, stop=line.stop_asked)
 
 
-def _open(job: Job, device: torch.device) -> tuple[Pool, Pool]:
+def _open(job: Job, device: torch.device, alive: Callable[[], None]) -> tuple[Pool, Pool]:
     """Both splits, on every rank; a rank that cannot read them ends all of them, with its reason."""
     error, splits = None, []
     try:
         cache, sharers = job.scratch() / "images", ray.train.get_context().get_local_world_size()
         paths = [job.locate(path) for path in (job.train_data, job.val_data)]
-        splits = [open_pool(path, job.images, cache, device, sharers) for path in paths]
+        splits = [open_pool(path, job.images, cache, device, sharers, alive) for path in paths]
     except (UserError, OSError) as caught:
         error = str(caught)
     errors = [f"rank {rank}: {text}" for rank, text in enumerate(gather(error)) if text]

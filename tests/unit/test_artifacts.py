@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from components.artifacts import Receipt, sha256_file, staged, write_bytes
+from components.artifacts import Receipt, only_one, sha256_file, staged, write_bytes
 from components.errors import UserError
 
 RECEIPT = Receipt(model="cnn", name="fashion", version=3, model_id="m-1", sha256="ab")
@@ -60,3 +63,26 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
         write_bytes(path, "not bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_lock_is_held_by_one_process_and_given_back_when_it_dies(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from components.artifacts import only_one\n"
+        "with only_one(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    expected = f"models/cnn is already being made by process {holder.pid} "
+    with pytest.raises(UserError, match=expected), only_one(tmp_path / "lock", "models/cnn"):
+        pass
+    waited: list[int] = []
+
+    def waiting() -> None:
+        waited.append(1)
+        if len(waited) == 2:
+            holder.kill()
+
+    with only_one(tmp_path / "lock", "models/cnn", wait=waiting):
+        assert len(waited) >= 2
+        assert (tmp_path / "lock").read_text() == str(os.getpid())
