@@ -16,7 +16,7 @@ import torch
 
 from components.artifacts import Network
 from components.data.pool import Resident
-from components.data.shards import channel_statistics
+from components.data.shards import ChannelCounts
 from components.data.sources.idx import load
 from components.params import Recipe
 from components.provenance import ROOT
@@ -32,6 +32,8 @@ def curve(architecture: str) -> list[float]:
     """Mean training loss (nats) of each step."""
     images, _, classes = load(ROOT / "data" / "raw" / "fashion-mnist")
     images = images.take(np.arange(STEPS * BATCH))
+    counts = ChannelCounts(1)
+    counts.add(images.pixels)
     recipe: dict[str, Any] = {"architecture": architecture, "epochs": 1, "learning_rate": 0.05, "warmup_epochs": 0.5}
     sums = [0.0]
 
@@ -47,7 +49,7 @@ def curve(architecture: str) -> list[float]:
         train(
             Run(
                 network=Network(architecture=architecture, width=None, shape=(28, 28, 1), classes=classes,
-                                channels=channel_statistics(images.pixels)),
+                                channels=counts.statistics()),
                 train=Resident(images, cpu), val=Resident(images.take(np.arange(100)), cpu),
                 recipe=Recipe.model_validate(recipe | {"augment": {"flip": 0.5, "crop_padding": 2, "erase": 4}}),
                 global_batch=BATCH, micro_batches=2, seed=0, device=torch.device("cpu"),
