@@ -71,7 +71,7 @@ def test_a_run_tells_what_went_in_and_what_came_out(clone: Clone) -> None:
     result = json.loads((clone.path / "models/cnn/result.json").read_text())
     assert status == "FINISHED"
     assert params["recipe.learning_rate"] == "0.1"
-    assert params["train.num_workers"] == "2"
+    assert (params["train.micro_batches"], tags["kiln.num_workers"]) == ("2", "2")
     assert steps == [1, 2], "each epoch once"
     assert {"train_loss", "train_top1", "val_loss", "test_top1", "test_ms_per_image", "images_per_s"} <= set(metrics)
     assert any(name.startswith("system/") for name in metrics)
