@@ -1,0 +1,78 @@
+"""Images per second of the training loop, for the same network, data, batch, recipe, processes and threads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import data
+from benchmarks.contenders.common import Work
+from benchmarks.model import Case, Round, Settings, Target, Theme, mean, ratio
+
+RAY, LOOP = "kiln on ray", "kiln under torchrun"
+DDP, LIGHTNING, ACCELERATE, LOADER, TUNED = (
+    "torch ddp", "lightning", "accelerate", "ray + dataloader", "torch ddp by hand (bf16, channels-last, resident)",
+)  # fmt: skip
+# Those of the target on throughput, of which the best counts; plain DDP is shown beside them.
+PEERS = (LIGHTNING, ACCELERATE, LOADER)
+_WITHIN = 0.002
+
+
+def theme(settings: Settings) -> Theme:
+    rows, epochs = settings.rows or (2000 if settings.smoke else 16_000), settings.epochs or (1 if settings.smoke else 2)
+    folder = data.cut(data.prepared(), settings.scratch / "data", rows, 500 if settings.smoke else None)
+    work = Work(str(folder), "cnn", epochs, global_batch=256, learning_rate=0.2)
+    file = work.write(settings.scratch / "throughput.json")
+    return Theme(
+        name="throughput",
+        title="Training throughput on Fashion-MNIST",
+        metric="images_per_s",
+        unit="images/s",
+        cases=[
+            Case(RAY, _alone("kiln_ray", file)),
+            Case(LOOP, _torchrun("kiln_loop", file, work)),
+            Case(DDP, _torchrun("torch_ddp", file, work)),
+            Case(LIGHTNING, _alone("lightning_ddp", file), needs=("lightning",)),
+            Case(ACCELERATE, _torchrun("accelerate_ddp", file, work), needs=("accelerate",)),
+            Case(LOADER, _alone("ray_loader", file)),
+            Case(TUNED, [*_torchrun("torch_ddp", file, work), "tuned"]),
+        ],
+        targets=[
+            Target("1", "the loop under Ray Train to the same loop under torchrun", ratio(RAY, LOOP, "images_per_s"), 0.98),
+            Target(
+                "2", "Kiln on Ray to the best of Lightning, Accelerate and Ray plus DataLoader",
+                ratio(RAY, PEERS, "images_per_s"), 2.0, condition=same_accuracy(RAY, PEERS),
+            ),
+        ],
+        conditions=[
+            f"network {work.architecture}, {rows:,} training images, global batch {work.global_batch}, {epochs} epochs, "
+            f"{work.processes} processes of one thread, gloo",
+            "SGD with Nesterov momentum 0.9, weight decay 5e-4, warm-up and half cosine to a peak of "
+            f"{work.learning_rate:g}, horizontal flip; the round's number is the seed",
+            "rate: steps of all epochs but the first (of the only one in a smoke run), validation and start-up left out",
+            "peers: fp32 in torch's default layout, images normalised beforehand and resident as tensors, DataLoader without "
+            "worker processes (both cores are busy training), the flip drawn per image and done per batch",
+            "Kiln: as `pipelines.train` runs it (precision by its probe, checkpoints, events), on the bare shards",
+            "test top-1: the 10,000 test images (500 in a smoke run) in fp32; Kiln's is that of its best epoch on validation",
+        ],
+    )  # fmt: skip
+
+
+def same_accuracy(ours: str, peers: Sequence[str]) -> Callable[[Sequence[Round]], tuple[bool, str]]:
+    """Ours is no more than 0.2 points below the best of the peers, by the means over rounds."""
+
+    def holds(rounds: Sequence[Round]) -> tuple[bool, str]:
+        own, best = mean(rounds, ours, "test_top1"), max(mean(rounds, peer, "test_top1") for peer in peers)
+        return own >= best - _WITHIN, f"mean test top-1 {own:.2%}, best peer {best:.2%}"
+
+    return holds
+
+
+def _alone(module: str, file: Path) -> list[str]:
+    return [sys.executable, "-m", f"benchmarks.contenders.{module}", str(file), "{result}", "{round}"]
+
+
+def _torchrun(module: str, file: Path, work: Work) -> list[str]:
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(work.processes)]
+    return [*run, "--module", f"benchmarks.contenders.{module}", str(file), "{result}", "{round}"]
