@@ -45,7 +45,7 @@ def main() -> None:
 def _leave(theme: Theme, measured: Measured, args: argparse.Namespace, load: float) -> None:
     now = datetime.now(UTC)
     name = f"{theme.name}_{machine.slug()}_{now:%Y%m}" + ("_smoke" if args.smoke else "")
-    paths = report.write(theme, measured, machine.facts(), load, args.out / name, now)
+    paths = report.write(theme, measured, machine.facts(), load, args.out / name, now, args.smoke)
     rows = [
         [f"{found.target.number}. {found.target.text}", f"{'>=' if found.target.at_least else '<='} {found.target.bound:g}",
          found.spread.text() if found.spread else "-", report.verdict(found)]

@@ -99,7 +99,15 @@ def run(case: Case, number: int, scratch: Path) -> tuple[dict[str, float], list[
     found = json.loads(result.read_text()) if result.exists() else {"values": {}}
     if not result.exists() and "{result}" in " ".join(case.command):
         raise CaseError(f"wrote no figures ({log})")
-    return {**found["values"], "wall_s": wall}, found.get("notes", [])
+    scored = {"test_top1": _score(case)} if case.score else {}
+    return {**found["values"], **scored, "wall_s": wall}, found.get("notes", [])
+
+
+def _score(case: Case) -> float:
+    done = subprocess.run(case.score, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise CaseError(f"its result could not be scored: {done.stderr.strip()[-300:]}")
+    return float(done.stdout)
 
 
 def environment() -> dict[str, str]:

@@ -27,7 +27,7 @@ class Case:
     """A command, run once per round in a process of its own. `{result}` and `{round}` in its words are replaced.
 
     It writes `{"values": {metric: number}, "notes": [text]}` to `{result}`; `wall_s` is added. `needs` are the importable
-    modules without which it is skipped; `before` runs untimed.
+    modules without which it is skipped. Untimed: `before` each run, and `score` after it, a command that prints `test_top1`.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Case:
     env: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[int], None] | None = None
     timeout_s: float = 1200
+    score: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

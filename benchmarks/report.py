@@ -23,17 +23,21 @@ def verdict(found: Judgement) -> str:
     return {True: "met", False: "MISSED", None: "NOT MEASURED"}[found.met]
 
 
-def write(theme: Theme, measured: Measured, facts: dict[str, str], load: float, stem: Path, when: datetime) -> list[Path]:
+def write(
+    theme: Theme, measured: Measured, facts: dict[str, str], load: float, stem: Path, when: datetime, smoke: bool
+) -> list[Path]:
     """Writes `stem.md`, `stem.csv` and `stem.png`."""
     paths = [Path(f"{stem}{ending}") for ending in (".md", ".csv", ".png")]
-    write_bytes(paths[0], page(theme, measured, facts, load, stem.name, when).encode())
+    write_bytes(paths[0], page(theme, measured, facts, load, stem.name, when, smoke).encode())
     write_bytes(paths[1], raw(measured).encode())
     write_bytes(paths[2], picture(theme, measured))
     return paths
 
 
-def page(theme: Theme, measured: Measured, facts: dict[str, str], load: float, name: str, when: datetime) -> str:
+def page(theme: Theme, measured: Measured, facts: dict[str, str], load: float, name: str, when: datetime, smoke: bool) -> str:
     lines = [f"# {theme.title}", ""]
+    if smoke:
+        lines += ["**A smoke run: shows that every contender works. Its figures mean nothing.**", ""]
     if load > _QUIET:
         lines += [f"**The machine was not quiet: load {load:.1f} before the first case. Do not quote these figures.**", ""]
     lines += ["| target | wanted | median (lowest to highest) | |", "|---|---|---|---|"]
@@ -47,8 +51,8 @@ def page(theme: Theme, measured: Measured, facts: dict[str, str], load: float, n
     lines += ["", f"![{theme.unit}]({name}.png)", "", *_cases(theme, measured), ""]
     lines += ["## Conditions", "", *(f"- {text}" for text in theme.conditions)]
     lines += [
-        f"- {len(measured.rounds)} rounds, each of all cases one after the other, begun with another case each time; ratios are "
-        "taken within rounds; every case in processes of its own",
+        f"- {len(measured.rounds)} rounds, each of all cases one after the other, begun with another case each time; ratios "
+        "are taken within rounds; every case in processes of its own",
         f"- load before the first case {load:.2f}; before cases {min(measured.loads, default=0):.1f} to "
         f"{max(measured.loads, default=0):.1f} (the case before counts for a minute)",
         f"- {when:%Y-%m-%d %H:%M} UTC; raw numbers: [{name}.csv]({name}.csv)",
