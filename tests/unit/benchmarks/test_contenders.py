@@ -39,12 +39,13 @@ def test_the_step_on_one_batch_sees_the_same_images_every_time() -> None:
 
 
 def test_bare_convolutions_are_all_of_the_networks_own() -> None:
-    stepper = make_stepper(*noise("resnet20", 16, 4), 4, 1)
+    network, images, recipe = noise("resnet20", 16, 4)
+    stepper = make_stepper(network, images, recipe, 4, 1)
     calls: list[torch.Size] = []
     with pytest.MonkeyPatch.context() as patch:
         plain = convolutions.F.conv2d
         patch.setattr(convolutions.F, "conv2d", lambda x, *rest: calls.append(x.shape) or plain(x, *rest))
-        sweep = convolutions.bare(stepper.state.model, stepper.augmenter.pixels, torch.float32)
+        sweep = convolutions.bare(stepper.state.model, torch.from_numpy(images.pixels), torch.float32)
         del calls[:]
         sweep()
     assert len(calls) == 19
