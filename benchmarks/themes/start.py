@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import checkout, data
 from benchmarks.model import Case, Round, Settings, Target, Theme, figure, ratio
+from components.provenance import ROOT
 
 FIRST, AGAIN = "kiln train stage, first of a checkout", "kiln train stage, later ones"
 SMALL, LARGE, TRIVIAL = "kiln no-op dvc repro, 16 MB", "kiln no-op dvc repro, 512 MB", "one-stage no-op dvc repro"
@@ -78,5 +79,5 @@ def _trivial(folder: Path) -> Path:
     (folder / "in.txt").write_text("1\n")
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    shutil.copy2(checkout.ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    shutil.copy2(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
     return folder

@@ -24,9 +24,9 @@ def theme(settings: Settings) -> Theme:
     small = settings.smoke
     prepared = data.prepared()
     folder = str(data.cut(prepared, settings.scratch / "step-data", 2000, 500) if small else prepared)
-    steps, batch, few = ("4", "16", "1") if small else ("40", "256", "5")
+    steps, batch, few = ("4", "16", "1") if small else ("24", "256", "4")
     cases = [
-        Case(DATA, _two("data_path", folder, "1" if small else "6", "{result}")),
+        Case(DATA, _two("data_path", folder, "1" if small else "5", "{result}")),
         Case(TWO, _two("step_rate", folder, "1", "2", steps, "{result}")),
         *(
             Case(name + way, _one("step_rate", folder, threads, str(parts), steps, "{result}"))
@@ -39,7 +39,7 @@ def theme(settings: Settings) -> Theme:
             for name in PROBED
         ),
         Case(SAVING, _one("saving", batch, few, "{result}")),
-        Case(TRACKING, _one("tracking_cost", folder, "4" if small else "40", "1" if small else "3", "{result}")),
+        Case(TRACKING, _one("tracking_cost", folder, "4" if small else "40", "1" if small else "2", "{result}")),
     ]
     return Theme(
         name="step",
