@@ -50,7 +50,7 @@ def _leave(theme: Theme, measured: Measured, args: argparse.Namespace, load: flo
     paths = report.write(theme, measured, machine.facts(), load, args.out / name, now, args.smoke)
     rows = [
         [f"{found.target.number}. {found.target.text}", f"{'>=' if found.target.at_least else '<='} {found.target.bound:g}",
-         found.spread.text() if found.spread else "-", report.verdict(found)]
+         found.spread.text() if found.spread else "-", report.verdict(found, args.smoke)]
         for found in report.judgements(theme, measured)
     ]  # fmt: skip
     table(theme.title, ["target", "wanted", "median (lowest to highest)", ""], rows)

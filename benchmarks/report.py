@@ -19,8 +19,8 @@ def judgements(theme: Theme, measured: Measured) -> list[Judgement]:
     return [judge(target, measured.rounds) for target in theme.targets]
 
 
-def verdict(found: Judgement) -> str:
-    return {True: "met", False: "MISSED", None: "NOT MEASURED"}[found.met]
+def verdict(found: Judgement, smoke: bool) -> str:
+    return "-" if smoke else {True: "met", False: "MISSED", None: "NOT MEASURED"}[found.met]
 
 
 def write(
@@ -46,7 +46,7 @@ def page(theme: Theme, measured: Measured, facts: dict[str, str], load: float, n
         bound = f"{'>=' if target.at_least else '<='} {target.bound:g}"
         value = found.spread.text() if found.spread else "-"
         remark = f"; {found.remark}" if found.remark else ""
-        lines.append(f"| {target.number}. {target.text} | {bound} | {value} | {verdict(found)}{remark} |")
+        lines.append(f"| {target.number}. {target.text} | {bound} | {value} | {verdict(found, smoke)}{remark} |")
     lines += [f"| {text} | | - | NOT MEASURED |" for text in theme.unmeasured]
     lines += ["", f"![{theme.unit}]({name}.png)", "", *_cases(theme, measured), ""]
     lines += ["## Conditions", "", *(f"- {text}" for text in theme.conditions)]

@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks import harness, report
@@ -72,10 +73,11 @@ def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path: Path, cod
 
 def test_a_contender_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     script = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
-    with pytest.raises(harness.CaseError, match="took more than 1 s"):
-        harness.run(Case("a", [sys.executable, "-c", script], timeout_s=1), 0, tmp_path)
+    with pytest.raises(harness.CaseError, match="took more than 5 s"):
+        harness.run(Case("a", [sys.executable, "-c", script], timeout_s=5), 0, tmp_path)
     child = int((tmp_path / "0-a" / "log.txt").read_text())
-    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]
+    process = psutil.Process(child) if psutil.pid_exists(child) else None
+    assert process is None or process.status() == psutil.STATUS_ZOMBIE or psutil.wait_procs([process], timeout=30)[0]
 
 
 def test_contenders_do_not_see_the_callers_servers_or_threads(monkeypatch: pytest.MonkeyPatch) -> None:
