@@ -34,7 +34,7 @@ def main() -> None:
     bad = False
     # Short, because sockets of Ray's live below it.
     with tempfile.TemporaryDirectory(prefix="kiln-bench-") as scratch:
-        settings = Settings(args.repeats, args.smoke, Path(scratch), args.rows, args.epochs)
+        settings = Settings(args.repeats, args.smoke, Path(scratch), args.rows, args.epochs, args.network)
         for name in args.themes or THEMES:
             theme: Theme = importlib.import_module(f"benchmarks.themes.{name}").theme(settings)
             measured = measure(theme, settings, say)
@@ -65,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--rows", type=int, help="training images of `throughput` and `accuracy`")
     parser.add_argument("--epochs", type=int, help="epochs of `throughput` and `accuracy`")
+    parser.add_argument("--network", choices=("cnn", "resnet20"), default="cnn", help="of `throughput` and `accuracy`")
     parser.add_argument("--smoke", action="store_true", help="tiny: shows that every contender works, claims nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default benchmarks/results)")
     return parser.parse_args()

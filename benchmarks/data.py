@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from components import provenance
 from components.artifacts import staged
 from components.data.shards import read_split, write_split
 from components.errors import UserError
@@ -27,12 +28,13 @@ def params() -> dict[str, Any]:
 
 
 def prepared() -> Path:
-    """A folder with `train`, `val` and `test` as `pipelines.preprocess` makes them; made once.
+    """A folder with `train`, `val` and `test` as `pipelines.preprocess` makes them; made once, until its code changes.
 
     Raises:
         UserError: the raw images are not there, or cannot be prepared.
     """
-    folder = KEPT / "data"
+    raw = {path.name: path.stat().st_size for path in sorted(RAW.glob("*.gz"))}
+    folder = KEPT / provenance.fingerprint("pipelines.preprocess", {"params": params()["preprocess"], "raw": raw})[:12]
     if (folder / "test" / "manifest.json").exists():
         return folder
     if not (RAW / "train-images-idx3-ubyte.gz").exists():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.data import KEPT
 from benchmarks.model import Case, Round, Settings, Theme
 from components.provenance import ROOT
 
@@ -90,15 +92,15 @@ def run(case: Case, number: int, scratch: Path) -> tuple[dict[str, float], list[
         try:
             code = process.wait(case.timeout_s)
         except subprocess.TimeoutExpired:
-            raise CaseError(f"took more than {case.timeout_s:g} s; {log}") from None
+            raise CaseError(f"took more than {case.timeout_s:g} s; {_keep(log)}") from None
         finally:
             wall = time.perf_counter() - start
             _end(process)
     if code:
-        raise CaseError(f"exit code {code}: {_last_line(log)} ({log})")
+        raise CaseError(f"exit code {code}: {_last_line(log)} ({_keep(log)})")
     found = json.loads(result.read_text()) if result.exists() else {"values": {}}
     if not result.exists() and "{result}" in " ".join(case.command):
-        raise CaseError(f"wrote no figures ({log})")
+        raise CaseError(f"wrote no figures ({_keep(log)})")
     scored = {"test_top1": _score(case)} if case.score else {}
     return {**found["values"], **scored, "wall_s": wall}, found.get("notes", [])
 
@@ -122,6 +124,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, 9)
         process.wait()
+
+
+def _keep(log: Path) -> str:
+    """Its log outlives the scratch folder."""
+    kept = KEPT / "failed" / f"{log.parent.parent.name}-{log.parent.name}.txt"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(log, kept)
+    return os.path.relpath(kept)
 
 
 def _last_line(log: Path) -> str:

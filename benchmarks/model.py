@@ -20,6 +20,7 @@ class Settings:
     scratch: Path
     rows: int | None = None
     epochs: int | None = None
+    network: str = "cnn"
 
 
 @dataclass(frozen=True)

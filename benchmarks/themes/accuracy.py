@@ -9,6 +9,6 @@ from benchmarks.themes.throughput import build
 
 
 def theme(settings: Settings) -> Theme:
-    return replace(
-        build(settings, settings.rows, settings.epochs or 4), name="accuracy", title="Whole trainings on Fashion-MNIST"
-    )
+    built = build(settings, settings.rows, settings.epochs or 4)
+    name = built.name.replace("throughput", "accuracy")
+    return replace(built, name=name, title=f"Whole trainings on Fashion-MNIST, {settings.network}")

@@ -19,6 +19,8 @@ DDP, LIGHTNING, ACCELERATE, LOADER, TUNED = (
 # Those of the target on throughput, of which the best counts; plain DDP is shown beside them.
 PEERS = (LIGHTNING, ACCELERATE, LOADER)
 _WITHIN = 0.002
+# Networks that are compared, with their peak learning rates (those of params.yaml).
+_PEAKS = {"cnn": 0.2, "resnet20": 0.4}
 
 
 def theme(settings: Settings) -> Theme:
@@ -33,12 +35,13 @@ def build(settings: Settings, rows: int | None, epochs: int) -> Theme:
     if settings.smoke:
         rows, epochs = 2000, 2
     folder = data.cut(data.prepared(), settings.scratch / "data", rows, 500 if settings.smoke else None)
+    suffix = "" if settings.network == "cnn" else f"-{settings.network}"
     images = read_manifest(folder / "train").rows
-    work = Work(str(folder), "cnn", epochs, global_batch=256, learning_rate=0.2)
+    work = Work(str(folder), settings.network, epochs, global_batch=256, learning_rate=_PEAKS[settings.network])
     file = work.write(settings.scratch / "work.json")
     return Theme(
-        name="throughput",
-        title="Training throughput on Fashion-MNIST",
+        name="throughput" + suffix,
+        title=f"Training throughput on Fashion-MNIST, {settings.network}",
         metric="images_per_s",
         unit="images/s",
         cases=[

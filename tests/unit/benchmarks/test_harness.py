@@ -15,6 +15,14 @@ import pytest
 from benchmarks import harness, report
 from benchmarks.model import Case, Settings, Target, Theme, ratio
 
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Logs of failures go here rather than into the checkout."""
+    monkeypatch.setattr(harness, "KEPT", tmp_path / "kept")
+    return tmp_path / "kept"
+
+
 WRITE = "import json, sys; json.dump({'values': {'rate': %s}, 'notes': ['a note']}, open(sys.argv[1], 'w'))"
 
 
@@ -63,11 +71,12 @@ def test_a_contender_that_is_not_installed_is_skipped_by_name(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("code", "told"), [("raise SystemExit('out of luck')", "exit code 1: out of luck"), ("", "wrote no figures")]
 )
-def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path: Path, code: str, told: str) -> None:
+def test_a_contender_that_fails_is_told_and_the_others_go_on(tmp_path: Path, kept: Path, code: str, told: str) -> None:
     broken = Case("b", [sys.executable, "-c", code, "{result}"])
     found, lines = measured(tmp_path, case("a"), broken, repeats=1)
     assert any("b: FAILED: " + told in line for line in lines)
     assert found.rounds[0].keys() == {"a"}
+    assert len(list((kept / "failed").iterdir())) == 1
     assert "b FAILED in round 1" in page(found, case("a"), broken)
 
 
