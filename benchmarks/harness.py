@@ -16,6 +16,8 @@ from benchmarks.data import KEPT
 from benchmarks.model import Case, Round, Settings, Theme
 from components.provenance import ROOT
 
+# For peers that leave `ray.init` to Ray, which would join whatever cluster runs on this machine.
+OWN_RAY = {"RAY_ADDRESS": "local"}
 _FOREIGN = ("MLFLOW_", "RAY_", "DVC_", "KILN_", "OMP_", "MKL_", "PYTHONDONTWRITEBYTECODE")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import data
 from benchmarks.contenders.common import Work
+from benchmarks.harness import OWN_RAY
 from benchmarks.model import Case, Round, Settings, Target, Theme, mean, ratio
 from components.data.shards import read_manifest
 
@@ -50,7 +51,7 @@ def build(settings: Settings, rows: int | None, epochs: int) -> Theme:
             Case(DDP, _torchrun("torch_ddp", file, work)),
             Case(LIGHTNING, _alone("lightning_ddp", file), needs=("lightning",)),
             Case(ACCELERATE, _torchrun("accelerate_ddp", file, work), needs=("accelerate",)),
-            Case(LOADER, _alone("ray_loader", file)),
+            Case(LOADER, _alone("ray_loader", file), env=OWN_RAY),
             Case(TUNED, [*_torchrun("torch_ddp", file, work), "tuned"]),
         ],
         targets=[

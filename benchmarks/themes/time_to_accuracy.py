@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from benchmarks import checkout, data
+from benchmarks.harness import OWN_RAY
 from benchmarks.model import Case, Round, Settings, Target, Theme, figure, mean
 
 STAGE, RAW, EXAMPLE = "kiln train stage", "kiln from raw images", "ray's example"
@@ -49,7 +50,7 @@ def theme(settings: Settings) -> Theme:
             Case(
                 EXAMPLE,
                 [sys.executable, "-m", "benchmarks.contenders.ray_example", "{result}", str(epochs)],
-                env={"HOME": str(home)},
+                env={"HOME": str(home), **OWN_RAY},
             ),
         ],
         targets=[

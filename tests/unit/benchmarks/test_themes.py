@@ -31,5 +31,7 @@ def test_every_target_is_about_cases_of_its_theme(name: str, tmp_path: Path, mon
     for target in theme.targets:
         assert judge(target, [figures]).spread is not None, target.text
     for case in theme.cases:
+        if "ray_" in " ".join(case.command) and "kiln_ray" not in " ".join(case.command):
+            assert case.env["RAY_ADDRESS"] == "local", f"{case.name} would join any cluster on this machine"
         modules = [word for word in case.command if word.startswith("benchmarks.")]
         assert all(importlib.util.find_spec(module) for module in modules), case.name
