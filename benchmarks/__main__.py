@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ def main() -> None:
         raise UserError(f"no such theme: {', '.join(unknown)}; there are {', '.join(THEMES + ON_DEMAND)}")
     if args.repeats < 3 and not args.smoke:
         raise UserError(f"--repeats {args.repeats}: a spread needs at least 3 (or --smoke, which claims nothing)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the running contender and removes what it left
     load = os.getloadavg()[0]
     bad = False
     # Short, because sockets of Ray's live below it.
