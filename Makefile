@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro check test ui lock docs
+.PHONY: help setup repro check test bench ui lock docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ check: $(READY) ## lint, types, import rules, unit tests
 	ruff format --check --quiet .
 	mypy
 	pytest -q tests/unit tests/architecture
+
+bench: $(READY) ## measure Kiln beside its peers and the machine (25 minutes); one theme: make bench NAME=step
+	python -m benchmarks $(NAME)
 
 ui: $(READY) ## MLflow's pages on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000

@@ -1,0 +1,44 @@
+"""Kiln's step with loading and augmentation, and the same on one batch made beforehand, in turns: `DATA BLOCKS RESULT`."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.contenders.common import report
+from benchmarks.contenders.stepping import endless, fashion, join, leave, make_stepper, seconds_per_step
+from components.data.batches import epoch_batches
+
+_BATCH, _STEPS = 256, 8
+
+
+def main() -> None:
+    data, blocks, result = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    rank, world = join()
+    network, images, recipe = fashion(data, "cnn", flip=0.5, crop_padding=2)
+    loading = make_stepper(network, images, recipe, _BATCH, world)
+    bare = fashion(data, "cnn", flip=0.0, crop_padding=0)[2]
+    made = make_stepper(network, images, bare, _BATCH, world, fixed=True)
+    streams = {"loading": endless(loading), "made": endless(made)}
+    seconds: dict[str, list[float]] = {name: [] for name in streams}
+    for _ in range(blocks + 1):
+        for name, steps in streams.items():
+            seconds[name].append(seconds_per_step(steps, _STEPS))
+    start = time.perf_counter()  # once per epoch, which the blocks are too short to show
+    loading.augmenter.begin(0, 1)
+    epoch_batches(torch.from_numpy(images.labels), _BATCH, 0, 1)
+    once = (time.perf_counter() - start) / loading.state.steps_per_epoch
+    each = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    if rank == 0:
+        rates = {"loading_images_per_s": _BATCH / (each["loading"] + once), "made_images_per_s": _BATCH / each["made"]}
+        report(result, {"images_per_s": rates["loading_images_per_s"], **rates}, [f"precision {loading.state.precision}"])
+    leave()
+
+
+if __name__ == "__main__":
+    main()

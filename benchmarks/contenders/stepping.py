@@ -1,0 +1,105 @@
+"""Kiln's own step (`components.training.loop.Stepper`), driven from outside and timed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from components.artifacts import Channels, Network
+from components.data.images import Images
+from components.data.pool import Ahead, Resident
+from components.data.shards import read_split
+from components.models import build
+from components.params import Recipe
+from components.training.loop import Run, Stepper
+from components.training.precision import probe
+from components.training.reduction import Totals
+from components.training.state import State
+from components.training.surroundings import ALONE
+
+CPU = torch.device("cpu")
+
+
+def join() -> tuple[int, int]:
+    """Rank and size of the group, if torchrun started this process; threads are set by the caller."""
+    if dist.is_torchelastic_launched() and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def fashion(data: str, architecture: str, **augment: Any) -> tuple[Network, Images, Recipe]:
+    """The prepared training split."""
+    images, manifest = read_split(Path(data) / "train")
+    assert manifest.channels is not None
+    network = Network(
+        architecture=architecture, width=None, shape=manifest.shape, classes=manifest.classes, channels=manifest.channels
+    )
+    return network, images, recipe(architecture, **augment)
+
+
+def noise(architecture: str, side: int, rows: int) -> tuple[Network, Images, Recipe]:
+    """Random RGB images of ten classes: for speed alone."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (rows, side, side, 3), dtype=torch.uint8, generator=generator).numpy()
+    labels = (torch.arange(rows) % 10).numpy()
+    channels = Channels(mean=[128.0] * 3, std=[74.0] * 3)
+    names = [str(n) for n in range(10)]
+    network = Network(architecture=architecture, width=None, shape=(side, side, 3), classes=names, channels=channels)
+    return network, Images(pixels, labels, [str(n) for n in range(rows)]), recipe(architecture, flip=0.5, crop_padding=4)
+
+
+def recipe(architecture: str, **augment: Any) -> Recipe:
+    return Recipe.model_validate(
+        {"architecture": architecture, "epochs": 1000, "learning_rate": 0.01, "augment": augment or {"flip": 0.5}}
+    )
+
+
+def make_stepper(network: Network, images: Images, recipe: Recipe, batch: int, parts: int, *, fixed: bool = False) -> Stepper:
+    """As `loop.train` makes it, in the precision that its probe chooses."""
+    pool = Resident(images, CPU)
+    run = Run(network, pool, pool, recipe, batch, parts, seed=0, device=CPU, around=ALONE)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(0)
+    model = build(network).to(memory_format=torch.channels_last)
+    first = torch.arange(batch // parts)
+    chosen = probe(model, pool.take(first), pool.labels[first]).precision
+    stepper = Stepper(run, State(model, recipe, -(-len(images) // batch), chosen))
+    if fixed:
+        stepper.ahead = Fixed(pool)
+    return stepper
+
+
+def endless(stepper: Stepper) -> Iterator[Totals]:
+    """Step after step, epoch after epoch."""
+    while True:
+        yield from stepper.epoch()
+        stepper.state.step = 0
+
+
+def seconds_per_step(steps: Iterator[Totals], count: int) -> float:
+    start = time.perf_counter()
+    for _ in itertools.islice(steps, count):
+        pass
+    return (time.perf_counter() - start) / count
+
+
+class Fixed(Ahead):
+    """Always the same images, taken beforehand: what loading costs is the difference (without augmentation, both)."""
+
+    def take(self, key: Hashable, rows: Tensor) -> Tensor:  # noqa: ARG002 (whatever is asked for)
+        self.made: dict[int, Tensor] = getattr(self, "made", {})
+        if len(rows) not in self.made:
+            self.made[len(rows)] = self.pool.take(torch.arange(len(rows)))
+        return self.made[len(rows)]

@@ -1,0 +1,1 @@
+"""What is compared. Each module has `theme(settings) -> Theme`."""

@@ -1,0 +1,37 @@
+"""Themes hang together: targets name cases that there are, cases name contenders that there are."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks import data
+from benchmarks.__main__ import ON_DEMAND, THEMES
+from benchmarks.model import Settings, judge
+from components.artifacts import Channels
+from components.data.shards import write_split
+from tests.conftest import make_images
+
+
+@pytest.mark.parametrize("name", THEMES + ON_DEMAND)
+def test_every_target_is_about_cases_of_its_theme(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "val", "test"):
+        channels = Channels(mean=[80.0], std=[60.0])
+        write_split(tmp_path / "data" / split, split, make_images(60, prefix=split), ["a", "b", "c"], 1, channels)
+    monkeypatch.setattr(data, "prepared", lambda: tmp_path / "data")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    theme = importlib.import_module(f"benchmarks.themes.{name}").theme(Settings(3, True, scratch))
+    figures = {case.name: defaultdict(lambda: 1.0, {"test_top1": 0.9}) for case in theme.cases}
+    assert theme.targets
+    for target in theme.targets:
+        assert judge(target, [figures]).spread is not None, target.text
+    for case in theme.cases:
+        if "ray_" in " ".join(case.command) and "kiln_ray" not in " ".join(case.command):
+            assert case.env["RAY_ADDRESS"] == "local", f"{case.name} would join any cluster on this machine"
+        modules = [word for word in case.command if word.startswith("benchmarks.")]
+        assert all(importlib.util.find_spec(module) for module in modules), case.name
