@@ -22,7 +22,7 @@ WATCHED = {
     "components.training.precision": ["probe"],
     "components.training.trainer": ["fit"],
     "components.training.loop": ["train"],
-    "components.training.worker": ["run", "_read"],
+    "components.training.worker": ["run", "_open"],
     "components.training.state": ["State.advance"],
 }
 _STEP_S = 0.25
