@@ -38,7 +38,7 @@ repro: $(READY) ## raw images to validated, registered models, then the closing 
 	@python -m pipelines.status
 
 test: check ## everything: check, then the tests with real Ray, MLflow and DVC
-	pytest -q tests/golden tests/integration
+	pytest -q -n 2 --dist loadfile tests/golden tests/integration
 
 check: $(READY) ## lint, types, import rules, unit tests
 	ruff check .

@@ -1,4 +1,4 @@
-"""Workers, drivers and `dvc` itself are killed or interrupted; the next `dvc repro` goes on, to the same bytes."""
+"""Drivers and `dvc` itself are killed or interrupted; the next `dvc repro` goes on, to the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from tests.integration.conftest import Clone
 
 TRAIN = ("--train", "data/augmented/train", "--val", "data/prepared/val")
-EPOCHS = 60
+EPOCHS = 40
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +77,11 @@ def newest_run(clone: Clone) -> list[Any]:
     return json.loads(clone.python(code).splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def test_a_worker_that_is_killed_costs_time_and_nothing_else(clone: Clone, long: Path, tmp_path: Path) -> None:
-    stage = Stage(clone, tmp_path / "out")
-    stage.until(f"epoch 20/{EPOCHS}")
-    workers = [p for p in stage.family() if "RayTrainWorker" in " ".join(p.cmdline())]
-    assert len(workers) == 2
-    workers[1].send_signal(signal.SIGKILL)
-    assert stage.end() == 0, "".join(stage.lines)
-    assert "continuing in epoch" in "".join(stage.lines)
-    same(tmp_path / "out", long)
-    assert newest_run(clone)[1:] == ["FINISHED", list(range(1, EPOCHS + 1))], "no epoch logged twice, none missing"
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
 def test_a_killed_or_interrupted_stage_is_continued(clone: Clone, long: Path, tmp_path: Path, how: signal.Signals) -> None:
     shutil.rmtree(clone.path / ".kiln" / "runs", ignore_errors=True)
     stage = Stage(clone, tmp_path / "out")
-    stage.until(f"epoch 20/{EPOCHS}")
+    stage.until(f"epoch 10/{EPOCHS}")
     family = stage.family()
     if how == signal.SIGINT:
         os.killpg(stage.process.pid, how)  # Ctrl-C reaches everything in the foreground

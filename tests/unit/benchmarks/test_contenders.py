@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.contenders import convolutions, first_step, noop
 from benchmarks.contenders.common import flipped, steady
-from benchmarks.contenders.stepping import Fixed, endless, make_stepper, noise, seconds_per_step
+from benchmarks.contenders.stepping import endless, make_stepper, noise, seconds_per_step
 from components.provenance import ROOT
 
 
@@ -32,10 +32,10 @@ def test_a_flip_is_drawn_for_each_image() -> None:
 
 
 def test_the_step_on_one_batch_sees_the_same_images_every_time() -> None:
-    stepper = make_stepper(*noise("cnn", 12, 20), 8, 2, Fixed)
+    stepper = make_stepper(*noise("cnn", 12, 20), 8, 2, fixed=True)
     seconds_per_step(endless(stepper), 7)  # further than an epoch of three
-    first = stepper.augmenter.batch(torch.tensor([3, 1, 2, 0]))
-    assert stepper.augmenter.batch(torch.tensor([9, 8, 7, 6])) is first
+    first = stepper.ahead.take((0, 0), torch.tensor([3, 1, 2, 0]))
+    assert stepper.ahead.take((5, 1), torch.tensor([9, 8, 7, 6])) is first
 
 
 def test_bare_convolutions_are_all_of_the_networks_own() -> None:
