@@ -42,7 +42,8 @@ class Host:
             kept = "/run/kiln-env"
             setup += f"mkdir -p {kept}; mount -t tmpfs tmpfs {kept}; mkdir {kept}/e; mount --bind {ENVIRONMENT} {kept}/e; "
             for hidden in ("/tmp", "/var/tmp", "/dev/shm", "/mnt", CHECKOUT):
-                setup += f"mount -t tmpfs -o size=4g,mode=1777 tmpfs {hidden}; "
+                # The checkout may lie in what has just been hidden.
+                setup += f"mkdir -p {hidden}; mount -t tmpfs -o size=4g,mode=1777 tmpfs {hidden}; "
             setup += f"mkdir -p {ENVIRONMENT}; mount --bind {kept}/e {ENVIRONMENT}; "
         self.first = subprocess.Popen(
             ["unshare", *_SPACES, "bash", "-ec", setup + "echo ready; exec sleep infinity"], stdout=subprocess.PIPE, text=True
