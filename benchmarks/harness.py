@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.data import KEPT
-from benchmarks.model import Case, Round, Settings, Theme
+from benchmarks.model import Case, Settings, Theme
 from components.provenance import ROOT
 
 # For peers that leave `ray.init` to Ray, which would join whatever cluster runs on this machine.
@@ -30,9 +30,6 @@ class Measured:
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     loads: list[float] = field(default_factory=list)
-
-    def as_rounds(self) -> list[Round]:
-        return list(self.rounds)
 
 
 def measure(theme: Theme, settings: Settings, say: Callable[[str], None]) -> Measured:

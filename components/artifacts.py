@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -179,6 +179,17 @@ class Move(Record):
     git_commit: str
     comparison: Comparison | None
     nonce: str
+
+
+# What was given up is kept this long, so that a holiday does not cost it.
+FORGET_DAYS = 30
+
+
+def forgotten(paths: Iterable[Path], now: float | None = None) -> list[Path]:
+    """Those files and folders that nobody has written to, or into, for `FORGET_DAYS`."""
+    limit = (time.time() if now is None else now) - FORGET_DAYS * 86_400
+    touched = {path: [path, *(path.iterdir() if path.is_dir() else ())] for path in paths}
+    return sorted(path for path, parts in touched.items() if max(part.stat().st_mtime for part in parts) < limit)
 
 
 def sha256_file(path: Path) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import time
-from dataclasses import replace
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from components import provenance
-from components.artifacts import TrainResult, only_one, write_bytes
+from components.artifacts import FORGET_DAYS, TrainResult, forgotten, only_one, write_bytes
 from components.cluster import nodes, storage
 from components.cluster.session import Request, check_local, device_for, session
 from components.console import launch, say
@@ -25,9 +25,10 @@ from components.tracking.follower import Follower
 from components.tracking.runs import FINGERPRINT, data_tags, training_run
 from components.training.plan import Plan, plan
 
+if TYPE_CHECKING:
+    from components.training.worker import Job
+
 STATE = provenance.ROOT / ".kiln"
-# A training that was given up leaves its checkpoints: this long, so that a holiday does not cost them.
-_FORGET_DAYS = 30
 
 
 def run(model: str, train: Path, val: Path, out: Path) -> None:
@@ -65,40 +66,25 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         write_bytes(out / "history.csv", history.to_csv(index=False).encode())
         result.write(out / "result.json")
         returned["checkpoints"].clear()
-        for forgotten in returned["forgotten"]:
-            say(f"train@{model}: removed the checkpoints of {forgotten[:12]}: nobody went on with it for {_FORGET_DAYS} days")
+        for path in forgotten((STATE / "runs").glob("*")):
+            shutil.rmtree(path, ignore_errors=True)
+            say(f"train@{model}: removed the checkpoints of {path.name[:12]}: nobody went on with it for {FORGET_DAYS} days")
 
 
 def _train(wanted: Plan, settings: Train, request: Request, experiment: str, seed: int) -> dict[str, Any]:
-    from components.cluster.torch_config import ClusterTorchConfig  # torch and Ray Train, after all that is cheap to check
-    from components.training import checkpoint, precision
-    from components.training.trainer import fit
-    from components.training.worker import make_job
-
+    """What rank 0 returned, with the `device` and where the `checkpoints` are, which may go once the outs are safe."""
     label = f"train@{wanted.model}"
     client = store.connect()
     tags = data_tags(wanted.digests) | provenance.git_state() | provenance.environment() | {FINGERPRINT: wanted.fingerprint}
     tags["kiln.num_workers"] = " to ".join(str(n) for n in sorted(set(settings.workers)))
     with session() as where:
-        device = device_for(request, settings.device)
-        if settings.precision == "fp16" and device == "cpu":
-            raise UserError("train.precision is fp16, which needs a GPU; on a CPU use auto, fp32 or bf16")
-        machine = os.environ.get("RAY_ADDRESS") or provenance.cpu_model()
-        situation = precision.situation(wanted.network.model_dump(mode="json"), wanted.facts["train"], device, machine)
-        memory = STATE / "precision.json"
-        known = precision.recall(memory, situation) if settings.precision == "auto" else settings.precision
-        job = make_job(
-            wanted,
-            settings,
-            seed,
-            device=device,
-            precision=known,
-            storage=storage.ready(),
-            locate=nodes.provide(list(wanted.data.values()), settings.cpus_per_worker).at,
-            scratch=nodes.scratch if os.environ.get("RAY_ADDRESS") else partial(Path, STATE),
-        )
+        from components.cluster.torch_config import ClusterTorchConfig  # torch and Ray Train, after all that is cheap to check
+        from components.training import checkpoint
+        from components.training.trainer import fit
+
+        job, remember = _job(wanted, settings, request, seed)
         say(
-            f"{label}: {wanted.network.architecture} on {where}, {tags['kiln.num_workers']} workers ({device}), "
+            f"{label}: {wanted.network.architecture} on {where}, {tags['kiln.num_workers']} workers ({job.device}), "
             f"global batch {job.global_batch}, fingerprint {wanted.fingerprint[:12]}"
         )
         # The checkpoints' place remembers the MLflow run that they belong to, one for each store.
@@ -106,9 +92,7 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
         resume = checkpoint.note(place, here)
         with training_run(client, experiment, wanted.model, wanted.facts, tags, wanted.inputs, resume) as tracked:
             checkpoint.note(place, here, tracked.run_id)
-            follower = Follower(
-                label, wanted.recipe.epochs, tracked, lambda choice: precision.remember(memory, situation, choice)
-            )
+            follower = Follower(label, wanted.recipe.epochs, tracked, remember)
             with follower:
                 returned = fit(
                     job,
@@ -116,13 +100,41 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
                     start_timeout_s=settings.start_timeout_s,
                     on_event=follower,
                     torch_config=ClusterTorchConfig,
-                    scaling=replace(request, gpus=int(device == "gpu")).scaling(),
                 )
             follower.end(returned["history"], returned["best"])
     if tracked.spooled:
         say(f"{label}: warning: {store.shown()} stopped answering; {tracked.spooled} keeps what it lacks")
-    forgotten = checkpoint.prune(STATE, _FORGET_DAYS * 86_400, time.time())
-    return returned | {"device": device, "checkpoints": place, "forgotten": forgotten}
+    return returned | {"device": job.device, "checkpoints": place}
+
+
+def _job(wanted: Plan, settings: Train, request: Request, seed: int) -> tuple[Job, Callable[[str], None]]:
+    """The training as the connected cluster can do it, and what remembers the probe's choice of precision.
+
+    Raises:
+        UserError: it cannot.
+    """
+    from components.training import precision
+    from components.training.worker import make_job
+
+    device = device_for(request, settings.device)
+    if settings.precision == "fp16" and device == "cpu":
+        raise UserError("train.precision is fp16, which needs a GPU; on a CPU use auto, fp32 or bf16")
+    machine = os.environ.get("RAY_ADDRESS") or provenance.cpu_model()
+    situation = precision.situation(wanted.network.model_dump(mode="json"), wanted.facts["train"], device, machine)
+    memory = STATE / "precision.json"
+    job = make_job(
+        wanted,
+        settings,
+        seed,
+        device=device,
+        precision=precision.recall(memory, situation) if settings.precision == "auto" else settings.precision,
+        storage=storage.ready(),
+        locate=nodes.provide(list(wanted.data.values()), settings.cpus_per_worker).at,
+        scratch=nodes.scratch if os.environ.get("RAY_ADDRESS") else partial(Path, STATE),
+        placement=request.placement,
+        accelerator=request.accelerator,
+    )
+    return job, lambda choice: precision.remember(memory, situation, choice)
 
 
 def main(argv: list[str] | None = None) -> None:

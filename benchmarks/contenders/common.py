@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,20 @@ def top1(model: nn.Module, work: Work) -> float:
 
 def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(flipped(images)), labels)
+
+
+def plain_epoch(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    """The steps that everyone writes."""
+    for images, labels in loader:
+        optimizer.zero_grad()
+        loss_of(model, images, labels).backward()
+        optimizer.step()
+        schedule.step()
 
 
 def report(result: Path, values: dict[str, float], notes: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch.utils.data import DataLoader
 
-from benchmarks.contenders.common import Rate, Work, arguments, loss_of, report, top1
+from benchmarks.contenders.common import Rate, Work, arguments, plain_epoch, report, top1
 
 
 def train(config: dict[str, Any]) -> dict[str, float]:
@@ -32,11 +32,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         loader.sampler.set_epoch(epoch)
         model.train()
         rate.begin()
-        for images, labels in loader:
-            optimizer.zero_grad()
-            loss_of(model, images, labels).backward()
-            optimizer.step()
-            schedule.step()
+        plain_epoch(model, loader, optimizer, schedule)
         rate.end()
         ray.train.report(metrics={"epoch": epoch})
     return {"images_per_s": rate.value(), "test_top1": top1(bare, work)} if rank == 0 else {}

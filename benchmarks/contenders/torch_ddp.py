@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from benchmarks.contenders.common import Rate, Work, arguments, flipped, loss_of, report, top1
+from benchmarks.contenders.common import Rate, Work, arguments, flipped, plain_epoch, report, top1
 from components.data.shards import read_split
 
 
@@ -44,11 +44,7 @@ def _plain(work: Work) -> dict[str, float]:
         sampler.set_epoch(epoch)
         model.train()
         rate.begin()
-        for images, labels in loader:
-            optimizer.zero_grad()
-            loss_of(model, images, labels).backward()
-            optimizer.step()
-            schedule.step()
+        plain_epoch(model, loader, optimizer, schedule)
         rate.end()
     return {"images_per_s": rate.value(), "test_top1": top1(bare, work)}
 

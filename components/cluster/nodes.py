@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import sha256_file
+from components.artifacts import only_one, sha256_file
 from components.cluster.package import LOCAL_CONFIG, public_config
 from components.cluster.repository import dvc, outs_with
 from components.console import say
@@ -98,7 +96,7 @@ class Data:
         name = os.path.relpath(path, self.root) if Path(path).is_absolute() else str(path)
         found = self.here(name)
         if found is None:
-            with _locked(self._copy().with_suffix(".lock")):
+            with only_one(self._copy().with_suffix(".lock"), str(self._copy()), wait=lambda: None):
                 if self.here(name) is None:
                     self._fetch()
             found = self._copy() / name
@@ -177,12 +175,3 @@ def provide(paths: Sequence[Path], cpus: float = 0) -> Data:
             lines = "\n".join(f"  {node}: {error}" for node, error in sorted(failed.items()))
             raise UserError(f"{len(failed)} nodes cannot have the data:\n{lines}")
     return data
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process of this node at a time; whoever dies lets go of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -6,7 +6,6 @@ python -m components.cluster.runner --job ID --commit C --dirty false STAGE...  
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from components.artifacts import only_one
 from components.cluster import nodes, repository, results, storage
 from components.cluster.package import LOCK
 from components.cluster.session import FORWARDED, session
@@ -70,12 +70,7 @@ def _check_site() -> None:
 def _workspace(package: Path, job: str, mark: str | None) -> Iterator[Path]:
     """A copy of the code for this job alone (Ray gives two jobs of one package the same folder), with the node's cache."""
     folder = nodes.scratch() / "jobs" / job
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process still works in {folder}; wait for it or end it") from None
+    with only_one(folder.with_suffix(".lock"), str(folder)):
         _tidy(folder.parent)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(package, folder, ignore=shutil.ignore_patterns("__pycache__", ".git", ".venv"))
@@ -94,8 +89,7 @@ def _workspace(package: Path, job: str, mark: str | None) -> Iterator[Path]:
 def _tidy(jobs: Path) -> None:
     """Removes the copies of jobs that were killed: nobody holds their lock."""
     for lock in jobs.glob("*.lock"):
-        with lock.open("w") as held, suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(UserError), only_one(lock, str(lock)):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
 
 

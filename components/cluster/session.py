@@ -69,17 +69,6 @@ class Request:
             raise UserError(f"KILN_PLACEMENT={found}; known: {', '.join(_PLACEMENTS).lower()}")
         return found.upper()
 
-    def scaling(self) -> dict[str, Any]:
-        """The arguments of Ray Train's `ScalingConfig` for it."""
-        gpu = {"GPU": self.gpus} if self.gpus else {}
-        return {
-            "num_workers": self.workers,
-            "use_gpu": bool(self.gpus),
-            "resources_per_worker": {"CPU": self.cpus, **gpu},
-            "placement_strategy": self.placement,
-            "accelerator_type": self.accelerator if self.gpus else None,
-        }
-
 
 @dataclass(frozen=True)
 class Node:

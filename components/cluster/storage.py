@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import pyarrow as pa
-from pyarrow.fs import FileSystem, FileType
 
 from components.errors import UserError
+from components.folders import below, folder
 from components.provenance import ROOT
 
 
@@ -49,25 +50,6 @@ def resolve() -> str:
     return parts._replace(path=parts.path.rstrip("/"), query=urlencode(query, quote_via=quote)).geturl()
 
 
-def below(storage: str, *names: str) -> str:
-    """The same storage, further down: names go before a URL's query."""
-    head, mark, query = storage.partition("?")
-    return "/".join([head.rstrip("/"), *names]) + mark + query
-
-
-def open_storage(storage: str) -> tuple[FileSystem, str]:
-    """Arrow's file system of a path or URL, and the path within it.
-
-    Raises:
-        UserError: Arrow knows no such storage.
-    """
-    try:
-        files, path = FileSystem.from_uri(storage if "://" in storage else Path(storage).as_uri())
-    except (pa.ArrowException, ValueError, OSError, ImportError) as error:
-        raise UserError(f"KILN_STORAGE={storage} cannot be used: {error}") from None
-    return files, path
-
-
 def ready() -> str:
     """The storage for the connected session. On a cluster it is tried from every node first, and must be one that all nodes
     can share.
@@ -98,14 +80,14 @@ def check(storage: str) -> None:
     from components.cluster.nodes import every_node
 
     mark = secrets.token_hex(8)
-    folder = below(storage, f".probe-{mark}")
-    wrote = every_node(_write, folder, mark)
+    probe = below(storage, f".probe-{mark}")
+    wrote = every_node(_write, probe, mark)
     try:
         _refuse(storage, {node: error for node, (_, error) in wrote.items()})
         names = [name for name, _ in wrote.values()]
-        _refuse(storage, every_node(_read, folder, names, mark))
+        _refuse(storage, every_node(_read, probe, names, mark))
     finally:
-        every_node(_remove, folder, first_only=True)
+        every_node(_remove, probe, first_only=True)
 
 
 def _refuse(storage: str, errors: dict[str, str]) -> None:
@@ -119,38 +101,28 @@ def _refuse(storage: str, errors: dict[str, str]) -> None:
         )
 
 
-def _write(folder: str, mark: str) -> tuple[str, str]:
+def _write(probe: str, mark: str) -> tuple[str, str]:
     """The name of this node's file and what went wrong, if anything."""
     name = secrets.token_hex(8)
     try:
-        files, path = open_storage(folder)
-        files.create_dir(path, recursive=True)
-        with files.open_output_stream(f"{path}/{name}") as stream:
-            stream.write(mark.encode())
+        folder(probe).put(name, mark.encode())
     except (OSError, pa.ArrowException, UserError) as error:
         return name, f"cannot write: {error}"
     return name, ""
 
 
-def _read(folder: str, names: list[str], mark: str) -> str:
+def _read(probe: str, names: list[str], mark: str) -> str:
     try:
-        files, path = open_storage(folder)
-        missing = 0
-        for name in names:
-            if files.get_file_info(f"{path}/{name}").type != FileType.File:
-                missing += 1
-                continue
-            with files.open_input_stream(f"{path}/{name}") as stream:
-                if stream.read() != mark.encode():
-                    return "reads other bytes than were written"
+        place = folder(probe)
+        seen = set(place.names()) & set(names)
+        if any(place.get(name) != mark.encode() for name in seen):
+            return "reads other bytes than were written"
     except (OSError, pa.ArrowException, UserError) as error:
         return f"cannot read: {error}"
+    missing = len(names) - len(seen)
     return f"does not see what {missing} of {len(names)} nodes wrote: it is not shared" if missing else ""
 
 
-def _remove(folder: str) -> None:
-    try:
-        files, path = open_storage(folder)
-        files.delete_dir(path)
-    except (OSError, pa.ArrowException, UserError):
-        pass  # what could not be written need not be removed
+def _remove(probe: str) -> None:
+    with suppress(OSError, pa.ArrowException, UserError):  # what could not be written need not be removed
+        folder(probe).clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,14 +14,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from components.artifacts import Manifest, only_one
+from components.artifacts import Manifest, forgotten, only_one
 from components.data.images import Images
 from components.data.shards import read_labels, read_manifest, read_shards, read_split
 from components.errors import UserError
 
 # Share of a node's free memory that the images of all its workers may take.
 _SHARE = 0.25
-_FORGET_DAYS = 30
 
 
 class Pool(Protocol):
@@ -129,9 +127,8 @@ def unpack(folder: Path, manifest: Manifest, cache: Path, alive: Callable[[], No
                     file.write(np.ascontiguousarray(images.pixels).data)
                     alive()
             beside.replace(path)
-            for old in cache.glob("*.pixels"):
-                if time.time() - old.stat().st_mtime > _FORGET_DAYS * 86_400:
-                    old.unlink(missing_ok=True)
+            for old in forgotten(cache.glob("*.pixels")):
+                old.unlink(missing_ok=True)
         finally:
             beside.unlink(missing_ok=True)
     return path

@@ -6,91 +6,15 @@ import hashlib
 import io
 import json
 import queue
-import shutil
 import threading
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from pyarrow import fs
 
-from components.artifacts import write_bytes
+from components.folders import Folder
 
 Notify = Callable[[dict[str, Any]], None]
-
-
-class Folder(Protocol):
-    """Named blobs. `put` leaves the old blob or the new one, never half of it."""
-
-    where: str
-
-    def put(self, name: str, data: bytes) -> None: ...
-    def get(self, name: str) -> bytes: ...
-    def names(self) -> list[str]: ...
-    def delete(self, name: str) -> None: ...
-    def clear(self) -> None: ...
-
-
-class Disk:
-    def __init__(self, path: Path) -> None:
-        self.path, self.where = path, str(path)
-
-    def put(self, name: str, data: bytes) -> None:
-        write_bytes(self.path / name, data, durable=True)
-
-    def get(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-    def names(self) -> list[str]:
-        return [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
-
-    def delete(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-
-
-class Remote:
-    """Any filesystem of pyarrow's. Object stores show a blob once it is whole."""
-
-    def __init__(self, url: str) -> None:
-        self.files, path = fs.FileSystem.from_uri(url)
-        self.path, self.where = PurePosixPath(path), url.partition("?")[0]  # what follows may hold credentials
-
-    def put(self, name: str, data: bytes) -> None:
-        self.files.create_dir(str(self.path), recursive=True)
-        with self.files.open_output_stream(str(self.path / name)) as stream:
-            stream.write(data)
-
-    def get(self, name: str) -> bytes:
-        with self.files.open_input_stream(str(self.path / name)) as stream:
-            data: bytes = stream.read()
-            return data
-
-    def names(self) -> list[str]:
-        found = self.files.get_file_info(fs.FileSelector(str(self.path), allow_not_found=True))
-        return [info.base_name for info in found]
-
-    def delete(self, name: str) -> None:
-        self.files.delete_file(str(self.path / name))
-
-    def clear(self) -> None:
-        if self.names():
-            self.files.delete_dir(str(self.path))
-
-
-def under(storage: str, *names: str) -> str:
-    """A path or URL below another; a URL keeps its query."""
-    base, mark, query = storage.partition("?") if "://" in storage else (storage, "", "")
-    return "/".join([base.rstrip("/"), *names]) + mark + query
-
-
-def folder(storage: str, *names: str) -> Folder:
-    """A folder below a path or a URL (`s3://bucket/prefix`)."""
-    path = under(storage, *names)
-    return Remote(path) if "://" in path else Disk(Path(path))
 
 
 class Checkpoints:
@@ -194,13 +118,3 @@ def note(place: Folder, name: str, value: str | None = None) -> str | None:
         return place.get(name).decode()
     except OSError:
         return None
-
-
-def prune(storage: Path, older_than_s: float, now: float) -> list[str]:
-    """Removes checkpoints on this disk that nobody has touched for a time; returns the fingerprints of their trainings."""
-    gone = []
-    for path in sorted((storage / "runs").glob("*")):
-        if path.is_dir() and now - max(p.stat().st_mtime for p in (path, *path.iterdir())) > older_than_s:
-            Disk(path).clear()
-            gone.append(path.name)
-    return gone

@@ -81,7 +81,9 @@ def ordered_sum(slots: Tensor, owned: list[int], out: Tensor) -> None:
     """
     world = rank_and_world()[1]
     if world == 1:
-        out.copy_(pairwise_sum(list(slots[: owned[0]])))
+        total = pairwise_sum(list(slots[: owned[0]]))
+        if total.data_ptr() != out.data_ptr():
+            out.copy_(total)
         return
     count, length = slots.shape
     part = length // world

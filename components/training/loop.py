@@ -134,7 +134,7 @@ def _end_epoch(run: Run, state: State) -> Epoch:
         val_loss=val_loss,
         val_top1=val_top1,
     )
-    state.score.add(row, state.weights())
+    state.score.add(row, state.weights)
     state.loss, state.correct = 0.0, 0
     return row
 

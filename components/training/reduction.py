@@ -57,7 +57,8 @@ class Reducer:
         device = self.parameters[0].device
         length = -(-used // self.world) * self.world
         self.leaf: Tensor = torch.zeros(length, device=device)
-        self.total: Tensor = torch.zeros(length, device=device)
+        # A rank alone has nobody to wait for: its sum can stand where the next one will be made.
+        self.total: Tensor = self.leaf if self.world == 1 else torch.zeros(length, device=device)
         self.room: Tensor = self.leaf.new_empty(0, len(self.leaf))
         self.middle, self.tail = slice(self.gradients, used - _TAIL), slice(used - _TAIL, used)
         self.views = [self._views(vector) for vector in (self.leaf, self.total)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +30,11 @@ class Score:
     reference: float = -math.inf  # the figure that the next improvement has to exceed
     stale: int = 0  # epochs since the last one
 
-    def add(self, row: Epoch, state: dict[str, Tensor]) -> None:
-        """Notes an epoch, and its weights if none was better. Of equals in top-1 the lower loss is better, then the earlier."""
+    def add(self, row: Epoch, weights: Callable[[], dict[str, Tensor]]) -> None:
+        """Notes an epoch, and its `weights()` if it is the best. Of equals in top-1 the lower loss counts, then the earlier."""
         self.history.append(row)
         if self.best is None or self._rank(row) > self._rank(self.best):
-            self.best, self.state = row, state
+            self.best, self.state = row, weights()
         if self.stopping:
             figure = self._rank(row)[0]
             better = figure > self.reference + self.stopping.min_delta

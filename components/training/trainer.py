@@ -20,8 +20,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from components.errors import UserError
+from components.folders import below, folder
 from components.training import worker
-from components.training.checkpoint import folder, under
 from components.training.collectives import PeerLostError
 from components.training.mailbox import Mailbox, make_mailbox
 from components.training.worker import Job
@@ -39,13 +39,11 @@ def fit(
     start_timeout_s: float,
     on_event: OnEvent,
     torch_config: type[TorchConfig] = TorchConfig,
-    scaling: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains `job` on the connected cluster; returns what rank 0 returned (`worker.run`).
 
     Continues from the newest checkpoint of the same fingerprint, at first and after each failure. `on_event` is called with
-    what the loop emits, in order; after a failure some of it comes again. `torch_config` makes the process group; `scaling`
-    has what else Ray's `ScalingConfig` should know (placement, kind of accelerator).
+    what the loop emits, in order; after a failure some of it comes again. `torch_config` makes the process group.
 
     Raises:
         UserError: the mistake is the user's (seen by a worker), training failed more than `max_failures` times or twice in
@@ -53,7 +51,7 @@ def fit(
         KeyboardInterrupt: somebody interrupted; the state is in a checkpoint.
     """
     for failure in range(max_failures + 1):
-        attempt = Attempt(job, max_failures, on_event, torch_config, scaling or {})
+        attempt = Attempt(job, max_failures, on_event, torch_config)
         try:
             returned = attempt.follow(job.watchdog_s + start_timeout_s, start_timeout_s)
         except ray.exceptions.RayActorError as error:
@@ -74,11 +72,8 @@ def fit(
 class Attempt:
     """One run of Ray Train's controller, on a thread, so that the main one can watch it and receive signals."""
 
-    def __init__(
-        self, job: Job, max_failures: int, on_event: OnEvent, torch_config: type[TorchConfig], scaling: dict[str, Any]
-    ) -> None:
-        self.job, self.max_failures, self.on_event = job, max_failures, on_event
-        self.torch_config, self.scaling = torch_config, scaling
+    def __init__(self, job: Job, max_failures: int, on_event: OnEvent, torch_config: type[TorchConfig]) -> None:
+        self.job, self.max_failures, self.on_event, self.torch_config = job, max_failures, on_event, torch_config
         self.mailbox: ActorHandle[Mailbox] = make_mailbox()
         self.returned: dict[str, Any] = {}
         self.error: Exception | None = None
@@ -137,16 +132,15 @@ class Attempt:
             torch_config=self.torch_config(backend="nccl" if gpu else "gloo", timeout_s=int(2 * job.watchdog_s) + 1),
             scaling_config=ScalingConfig(
                 elastic_resize_monitor_interval_s=_MONITOR_S,
-                **{
-                    "use_gpu": gpu,
-                    "resources_per_worker": {"CPU": job.cpus_per_worker, **({"GPU": 1} if gpu else {})},
-                    **self.scaling,
-                    "num_workers": job.workers,
-                },
+                num_workers=job.workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": job.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+                placement_strategy=job.placement,
+                accelerator_type=job.accelerator if gpu else None,
             ),
             run_config=RunConfig(
                 name=job.fingerprint,
-                storage_path=under(job.storage, "ray"),
+                storage_path=below(job.storage, "ray"),
                 failure_config=FailureConfig(max_failures=self.max_failures, controller_failure_limit=3),
             ),
         )

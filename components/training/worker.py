@@ -16,9 +16,10 @@ from ray.train.v2._internal.execution.context import get_train_context
 from components.artifacts import Network
 from components.data.pool import Pool, open_pool
 from components.errors import UserError
+from components.folders import Folder, folder
 from components.models import weights
 from components.params import Checkpoint, Recipe, Train
-from components.training.checkpoint import Checkpoints, Folder, Writer, folder
+from components.training.checkpoint import Checkpoints, Writer
 from components.training.collectives import PeerLostError, gather, share_bytes
 from components.training.loop import Outcome, Run, train
 from components.training.mailbox import Line
@@ -32,6 +33,7 @@ class Job:
     """One training. Paths are absolute, for workers change their directory; `storage` is a path or a URL.
 
     On a worker's node, `locate` says where that has a split, and `scratch` where it may keep what can be had again.
+    `placement` and `accelerator` are Ray's `ScalingConfig`'s.
     """
 
     network: Network
@@ -52,6 +54,8 @@ class Job:
     images: str
     locate: Callable[[Path], Path]
     scratch: Callable[[], Path]
+    placement: str = "PACK"
+    accelerator: str | None = None
 
     def folder(self) -> Folder:
         """Where its checkpoints are."""
@@ -59,7 +63,7 @@ class Job:
 
 
 def make_job(wanted: Plan, settings: Train, seed: int, **where: Any) -> Job:
-    """`where` has what depends on the cluster: `device`, `precision`, `storage`, `locate` and `scratch`."""
+    """`where` has what depends on the cluster: `device`, `precision`, `storage`, `placement` and so on."""
     fewest, most = settings.workers
     return Job(
         network=wanted.network,

@@ -21,6 +21,7 @@ import yaml
 from components.artifacts import Receipt
 from components.tracking import store
 from tests.conftest import make_images, write_idx
+from tests.integration.faults import write_data
 from tests.integration.versions import NAME
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,6 +200,14 @@ def running(tmp_path: Path) -> Iterator[Server]:
 def server(running: Server) -> str:
     """The address of a real MLflow server."""
     return running.address
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The splits of the trainings in `faults`."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ import psutil
 
 from components.artifacts import Channels, Network
 from components.data.shards import write_split
+from components.folders import Disk
 from components.params import Checkpoint, Recipe
 from components.training import worker
-from components.training.checkpoint import Disk
 from components.training.loop import Stepper
 from components.training.trainer import fit
 from components.training.worker import Job
@@ -103,6 +103,12 @@ def train(job: Job, *faults: Fault, told: Told | None = None, **values: Any) -> 
         return fit(job, on_event=told, **settings), told
     finally:
         worker.run = original
+
+
+def same(returned: dict[str, Any], whole: dict[str, Any]) -> None:
+    """What two trainings returned is the same to the bit."""
+    assert returned["weights"] == whole["weights"]
+    assert returned["history"] == whole["history"]
 
 
 def faulty(config: dict[str, Any], faults: tuple[Fault, ...]) -> dict[str, Any]:

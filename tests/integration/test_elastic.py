@@ -17,7 +17,7 @@ from ray.core.generated import autoscaler_pb2
 
 from components.cluster import session
 from components.params import Checkpoint
-from tests.integration.faults import Fault, Told, make_job, train, write_data
+from tests.integration.faults import Fault, Told, make_job, same, train
 
 _PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 
@@ -34,13 +34,6 @@ def cluster() -> Iterator[Cluster]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +76,7 @@ def test_workers_come_and_go_and_the_bytes_are_the_same(
     job = make_job(data, tmp_path, workers=(1, 2), checkpoint=Checkpoint(every_seconds=None, every_steps=None))
     returned, _ = train(job, Fault("slow", 1, rank=0), told=told)
     assert workers == [1, 2, 1]
-    assert returned["weights"] == whole["weights"]
-    assert returned["history"] == whole["history"]
+    same(returned, whole)
     saved = int(told.warnings().split("after step ")[1].split()[0])
     assert told.steps_resumed()[-1] >= saved, "what the notice saved is where it went on"
     assert saved % 8, "in the middle of an epoch"
@@ -111,5 +103,5 @@ def test_a_frozen_raylet_counts_as_dead(cluster: Cluster, data: Path, tmp_path: 
     finally:
         os.kill(raylet, signal.SIGCONT)
         cluster.remove_node(node, allow_graceful=False)
-    assert returned["weights"] == whole["weights"]
+    same(returned, whole)
     assert workers[-2:] == [2, 1]

@@ -20,7 +20,7 @@ from components.cluster.session import session
 from components.errors import UserError
 from components.training.checkpoint import Checkpoints
 from components.training.worker import Job
-from tests.integration.faults import CGROUP, EPOCHS, STEPS, Fault, Told, make_job, train, write_data
+from tests.integration.faults import CGROUP, EPOCHS, STEPS, Fault, Told, make_job, same, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,24 +30,12 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a training that nothing happens to returns."""
     returned, told = train(make_job(data, tmp_path_factory.mktemp("whole")))
     assert [event["epoch"] for event in told.events if event["kind"] == "epoch"] == [1, 2, 3]
     assert not told.steps_resumed()
     return returned
-
-
-def same(returned: dict[str, Any], whole: dict[str, Any]) -> None:
-    assert returned["weights"] == whole["weights"]
-    assert returned["history"] == whole["history"]
 
 
 @pytest.mark.skipif(not os.access(CGROUP, os.W_OK), reason="memory cgroups cannot be made here")

@@ -40,7 +40,6 @@ def test_the_sites_placement_and_kind_of_gpu_count(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("KILN_ACCELERATOR", "A100")
     assert _fitting(Request(1, cpus=1, gpus=1), nodes) == 4
     assert _fitting(Request(1, cpus=1), nodes) == 24
-    assert Request(2, cpus=1, gpus=1).scaling()["accelerator_type"] == "A100"
     monkeypatch.setenv("KILN_PLACEMENT", "everywhere")
     with pytest.raises(UserError, match="known: pack, spread, strict_pack, strict_spread"):
         _fitting(Request(1, cpus=1), nodes)

@@ -11,6 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from components.cluster import storage
 from components.errors import UserError
+from components.folders import below, folder
 from components.provenance import ROOT
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "hidden"}
@@ -44,7 +45,7 @@ def test_what_a_site_may_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert named(monkeypatch, "gs://bucket/runs/") == "gs://bucket/runs"
     found = named(monkeypatch, "s3://bucket/runs", AWS_ENDPOINT_URL="http://minio:9000", AWS_REGION="eu")
     assert found == "s3://bucket/runs?endpoint_override=http%3A%2F%2Fminio%3A9000&region=eu"
-    assert storage.below(found, "a", "b") == "s3://bucket/runs/a/b?endpoint_override=http%3A%2F%2Fminio%3A9000&region=eu"
+    assert below(found, "a", "b") == "s3://bucket/runs/a/b?endpoint_override=http%3A%2F%2Fminio%3A9000&region=eu"
     assert "region=us" in named(monkeypatch, "s3://bucket?region=us", AWS_REGION="eu"), "the URL is the nearer word"
 
 
@@ -57,12 +58,12 @@ def test_what_it_may_not(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_storage_is_an_error_and_no_traceback() -> None:
     with pytest.raises(UserError, match="cannot be used"):
-        storage.open_storage("floppy://a/b")
+        folder("floppy://a/b")
 
 
 def test_every_writer_is_read_back_from_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = named(monkeypatch, "s3://kiln/runs", AWS_ENDPOINT_URL=s3, **KEYS)
-    folder = storage.below(found, "probe")
+    folder = below(found, "probe")
     wrote = [storage._write(folder, "mark") for _ in range(3)]
     assert [error for _, error in wrote] == ["", "", ""]
     assert storage._read(folder, [name for name, _ in wrote], "mark") == ""
@@ -73,7 +74,7 @@ def test_every_writer_is_read_back_from_s3(s3: str, monkeypatch: pytest.MonkeyPa
 
 def test_a_missing_bucket_and_a_read_only_folder_are_told(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = named(monkeypatch, "s3://nowhere/runs", AWS_ENDPOINT_URL=s3, **KEYS)
-    assert "cannot write" in storage._write(storage.below(found, "probe"), "mark")[1]
+    assert "cannot write" in storage._write(below(found, "probe"), "mark")[1]
     assert "cannot write" in storage._write("/proc/kiln/probe", "mark")[1]
 
 

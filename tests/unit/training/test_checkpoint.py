@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from components.training.checkpoint import Checkpoints, Disk, Writer, folder, note, prune, under
+from components.artifacts import FORGET_DAYS, forgotten
+from components.folders import Disk, below, folder
+from components.training.checkpoint import Checkpoints, Writer, note
 
 
 def state(step: int) -> dict[str, Any]:
@@ -110,14 +112,14 @@ def test_words_beside_the_checkpoints(tmp_path: Path) -> None:
 
 
 def test_a_url_keeps_its_query_and_does_not_show_it() -> None:
-    assert under("s3://bucket/kiln/?endpoint_override=x", "runs", "f") == "s3://bucket/kiln/runs/f?endpoint_override=x"
+    assert below("s3://bucket/kiln/?endpoint_override=x", "runs", "f") == "s3://bucket/kiln/runs/f?endpoint_override=x"
     assert folder("file:///tmp/kiln?secret=1", "runs").where == "file:///tmp/kiln/runs"
 
 
-def test_forgotten_trainings_are_removed_after_a_time(tmp_path: Path) -> None:
+def test_a_training_counts_as_forgotten_after_a_time(tmp_path: Path) -> None:
     for name in ("old", "new"):
         Checkpoints(folder(str(tmp_path), "runs", name), name, 1).write(state(1))
     now = (tmp_path / "runs" / "new" / "0000000001.pt").stat().st_mtime
-    assert prune(tmp_path, 100, now) == []
-    assert prune(tmp_path, 100, now + 1000) == ["new", "old"]
-    assert not (tmp_path / "runs" / "old").exists()
+    for days, expected in ((-1, []), (1, ["new", "old"])):
+        gone = forgotten((tmp_path / "runs").iterdir(), now + (FORGET_DAYS + days) * 86_400)
+        assert [path.name for path in gone] == expected
