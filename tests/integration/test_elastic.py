@@ -25,7 +25,8 @@ _PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head without room for workers, and a node for one."""
-    quick = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_timeout_ms": 1000,
+    # Soon, but not so soon that a busy machine's own head counts as dead.
+    quick = {"health_check_initial_delay_ms": 5000, "health_check_period_ms": 1000, "health_check_timeout_ms": 5000,
              "health_check_failure_threshold": 3}  # fmt: skip
     os.environ |= session._QUIET | {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_AUTH_MODE": "disabled"}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, "include_dashboard": False})

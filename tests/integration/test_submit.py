@@ -154,12 +154,12 @@ def signal_client(process: subprocess.Popen[str], number: signal.Signals) -> Non
 
 
 def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone) -> None:
-    user.clone.change("train.models.cnn.epochs", 150)
+    user.clone.change("train.models.cnn.epochs", 120)
     user.clone.change("seed", 1)
     user.clone.run("git", "commit", "-qam", "longer")
     proxy = Proxy(user.cluster)
     first = user.start_submit()
-    head = "".join(lines_until(first, "epoch 2/150"))
+    head = "".join(lines_until(first, "epoch 2/120"))
     job = head.partition("submit: job ")[2].split()[0]
     assert f"{job} " in user.submit("--stop", job).stdout
     rest = first.communicate(timeout=60)[0]
@@ -168,7 +168,7 @@ def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone)
 
     user.cluster.hosts["head"].run("rm", "-r", "/tmp/kiln-0")  # as on another cluster
     second = user.start_submit()
-    told = "".join(lines_until(second, "epoch 3/150"))
+    told = "".join(lines_until(second, "continuing in epoch"))
     assert "attempt 1 STOPPED" in told
     assert "Stage 'augment' is cached - skipping run" in told, "what the first attempt finished is in the remote"
     processes = user.cluster.hosts["head"].run("ps", "-ww", "-ef").stdout
@@ -178,22 +178,23 @@ def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone)
     signal_client(second, signal.SIGKILL)
     job = job.removesuffix("-1") + "-2"
     interrupted = user.start_submit("--attach", job)
-    lines_until(interrupted, "epoch 4/150")
+    lines_until(interrupted, "continuing in epoch")
     signal_client(interrupted, signal.SIGINT)
     assert f"detached, {job} goes on" in interrupted.communicate()[0]
     assert interrupted.returncode == 130
     third = user.start_submit("--attach", job)
-    lines = lines_until(third, "epoch 6/150")
+    lines = lines_until(third, "val top-1")
     proxy.drop()
     lines += lines_until(third, "the connection is lost")
     proxy.open()
     lines += lines_until(third, "connected again")
+    lines += lines_until(third, "val top-1")
     user.cluster.hosts["two"].kill()
     lines += third.communicate(timeout=300)[0].splitlines(keepends=True)
     shown = "".join(lines)
     assert third.returncode == 0, shown
     assert shown.count("Running stage 'train@cnn'") == 1, "nothing is shown twice"
-    assert "epoch 150/150" in shown
+    assert shown.count("epoch 120/120") == 1
     assert f"{job} SUCCEEDED" in shown
     assert "Running stage" not in user.run("dvc", "repro").stdout
     proxy.drop()
