@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
@@ -10,11 +11,16 @@ from components.artifacts import staged
 from components.cluster.spread import stream
 from components.console import Meter, launch, say
 from components.data import sources
-from components.data.decide import decide
+from components.data.decide import TooManyRefusedError, decide
 from components.data.prepare import write_splits
 from components.data.report import write_quarantine, write_report
 from components.data.survey import here, is_small, survey
+from components.errors import UserError
 from components.params import load_params
+from components.provenance import ROOT
+
+# No out of the stage: a stage that fails leaves none.
+REFUSED = ROOT / ".kiln" / "quarantine.csv"
 
 
 def run(out: Path) -> None:
@@ -34,9 +40,14 @@ def run(out: Path) -> None:
                 here if alone else lambda function, inputs, *shared: stream(function, inputs, settings.num_workers, *shared),
                 meter.count,
             )
-        decision = decide(found, settings, params.seed)
+        try:
+            decision = decide(found, settings, params.seed)
+        except TooManyRefusedError as error:
+            REFUSED.parent.mkdir(exist_ok=True)
+            write_quarantine(REFUSED, sorted(error.quarantine))
+            raise UserError(f"{error}\nAll of them are in {os.path.relpath(REFUSED)}") from None
         manifests = write_splits(folder, found, decision, settings.shard_mb)
-        write_quarantine(folder / "quarantine.csv", decision)
+        write_quarantine(folder / "quarantine.csv", decision.quarantine)
         write_report(folder / "report.html", found, decision, settings)
     for warning in decision.warnings:
         say(f"preprocess: warning: {warning}")

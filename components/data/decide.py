@@ -17,6 +17,17 @@ from components.data.survey import Survey
 from components.errors import UserError
 from components.params import Preprocess
 
+# A cluster of near-duplicates that holds more of the images than this says more of the distance than of the images.
+_LARGE = 0.05
+
+
+class TooManyRefusedError(UserError):
+    """`quarantine` has all that cannot be used."""
+
+    def __init__(self, text: str, quarantine: list[Refusal]) -> None:
+        super().__init__(text)
+        self.quarantine = quarantine
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -42,7 +53,8 @@ class Decision:
 
 def decide(found: Survey, settings: Preprocess, seed: int) -> Decision:
     """Raises:
-    UserError: too much is refused, one image is in several of the source's splits, or a split is left empty.
+    TooManyRefusedError: more than `max_quarantined_fraction`.
+    UserError: one image is in several of the source's splits, or a split is left empty.
     """
     source = found.source
     entries = [source.entries[row] for row in found.facts["row"].tolist()]
@@ -115,9 +127,10 @@ def _check_share(quarantine: list[Refusal], total: int, settings: Preprocess) ->
         examples = {refusal.reason: refusal for refusal in reversed(quarantine)}
         found = f"{len(quarantine):,} of {total:,} images ({share:.2%}) cannot be used"
         lines = [f"  {n:>7,} {why}: {examples[why].path} ({examples[why].detail})" for why, n in reasons.most_common()]
-        raise UserError(
+        raise TooManyRefusedError(
             f"{found}; preprocess.max_quarantined_fraction allows {settings.max_quarantined_fraction:.2%}. "
-            "Mend them or raise it. By reason, with one of each:\n" + "\n".join(lines)
+            "Mend them or raise it. By reason, with one of each:\n" + "\n".join(lines),
+            quarantine,
         )
 
 
@@ -150,6 +163,11 @@ def _warnings(decision: Decision, gone: list[str], settings: Preprocess) -> Iter
     tiny = [f"{label} ({row[0]})" for label, row in there if 0 < row[0] < settings.min_class_images]
     if tiny:
         yield f"classes with fewer than {settings.min_class_images} training images: {', '.join(tiny)}"
+    if decision.clusters and len(decision.clusters[0]) > _LARGE * counts.sum():
+        yield (
+            f"one cluster of near-duplicates holds {len(decision.clusters[0]):,} of {counts.sum():,} images: each is near some "
+            f"other, not near all; look at them in the report and lower near_distance (now {settings.near_distance})"
+        )
     if decision.clusters and settings.near_duplicates == "report":
         apart = sum(len(set(decision.split[cluster].tolist())) > 1 for cluster in decision.clusters)
         if apart:

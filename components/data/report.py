@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from components.params import Preprocess
 _SAMPLES, _CLASSES, _CLUSTERS, _MEMBERS, _EXAMPLES, _SIDE = 8, 100, 24, 8, 12, 64
 
 
-def write_quarantine(path: Path, decision: Decision) -> None:
+def write_quarantine(path: Path, quarantine: Sequence[Refusal]) -> None:
     """One line per image that is not used: path, reason, detail, digest (SHA-256 of the file)."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Refusal._fields)
-        writer.writerows(decision.quarantine)
+        writer.writerows(quarantine)
 
 
 def write_report(path: Path, found: Survey, decision: Decision, settings: Preprocess) -> None:

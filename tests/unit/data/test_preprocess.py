@@ -32,6 +32,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the stage on a source with given settings; returns the folder that it wrote."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # for Ray's processes
+    monkeypatch.setattr(preprocess, "REFUSED", tmp_path / ".kiln" / "quarantine.csv")
 
     def run(source: Path | str, out: str = "out", kind: str = "image_folder", **settings: Any) -> Path:
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -79,8 +80,12 @@ def test_every_hostile_file_is_refused_for_its_reason_and_the_rest_is_used(prepa
 def test_too_many_refusals_stop_the_stage_and_leave_nothing(prepare: Any, tmp_path: Path) -> None:
     good_folder(tmp_path / "raw")
     (tmp_path / "raw/cat/bad.jpg").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"(?s)1 of 81 images \(1.23%\) cannot be used.*allows 1.00%.*1 format: cat/bad.jpg"):
+    with pytest.raises(
+        UserError, match=r"(?s)1 of 81 images \(1.23%\) cannot be used.*allows 1.00%.*1 format: cat/bad.jpg"
+    ) as error:
         prepare("raw")
+    assert str(error.value).endswith("All of them are in .kiln/quarantine.csv")
+    assert quarantine(tmp_path / ".kiln") == {"cat/bad.jpg": "format"}
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out*"))
     assert quarantine(prepare("raw", max_quarantined_fraction=0.02)) == {"cat/bad.jpg": "format"}
@@ -165,6 +170,17 @@ def test_near_duplicates_are_reported_or_kept_together(prepare: Any, tmp_path: P
         name: split for name, (split, _) in by_id(prepare("raw", "grouped", near_duplicates="group", near_distance=6)).items()
     }
     assert all(grouped[name] == grouped[name[:-3] + "png"] for name in grouped if name.endswith(".jpg"))
+
+
+def test_one_large_cluster_of_near_duplicates_is_doubted(
+    prepare: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good_folder(tmp_path / "raw", per_class=60, size=64)
+    lighter = np.clip(picture(0, 64).astype(int)[None] + np.arange(2, 22)[:, None, None, None], 0, 255).astype(np.uint8)
+    for n, pixels in enumerate(lighter):
+        (tmp_path / f"raw/cat/again{n}.png").write_bytes(encoded(pixels))
+    prepare("raw")
+    assert "one cluster of near-duplicates holds 21 of 140 images" in capsys.readouterr().out
 
 
 def test_classes_that_are_empty_tiny_or_missing_are_named(
