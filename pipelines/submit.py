@@ -43,7 +43,7 @@ def attach(client: Any, job: str) -> int:
     try:
         details, log = jobs.follow(client, job, Shown())
     except KeyboardInterrupt:
-        if sys.stdin.isatty() and input("\nstop the job? [y/N] (no: it goes on) ").strip().lower() in ("y", "yes"):
+        if _wants_it_stopped():
             say(f"submit: {job} {jobs.stop(client, job).status.value}")
         else:
             say(f"submit: detached, {job} goes on; --attach {job} follows and collects it")
@@ -57,6 +57,15 @@ def attach(client: Any, job: str) -> int:
     check_same(details.metadata or {}, job)
     collect(log)
     return 0
+
+
+def _wants_it_stopped() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return input("\nstop the job? [y/N] (no: it goes on) ").strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        return False
 
 
 def _status(client: Any, job: str | None) -> None:

@@ -57,14 +57,16 @@ class Host:
         _at(self.pid, "ip link set eth0 up")
         _at(self.pid, f"ip route add default via {SUBNET}.1")
 
-    def start(self, *command: str, cwd: Path | None = None, log: Path | None = None, **env: str) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str, cwd: Path | None = None, log: Path | None = None, stdin: int = subprocess.DEVNULL, **env: str
+    ) -> subprocess.Popen[str]:
         """Starts a command there; its output goes to `log`, or can be read from the process."""
         home = str(Path.home()) if self.name == "dev" else "/mnt"
         base = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "KILN_", "AWS_", "DVC_"))}
         base |= {"HOME": home, "PATH": f"{ENVIRONMENT}/bin:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0", **env}
         inside = ["nsenter", "-t", str(self.pid), "-m", "-u", "-n", "-p", "--wd=" + str(cwd or "/mnt")]
         out = log.open("a") if log else subprocess.PIPE
-        process = subprocess.Popen([*inside, *command], env=base, text=True, stdin=subprocess.DEVNULL,
+        process = subprocess.Popen([*inside, *command], env=base, text=True, stdin=stdin,
                                    stdout=out, stderr=subprocess.STDOUT)  # fmt: skip
         self.processes.append(process)
         return process

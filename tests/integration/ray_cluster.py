@@ -108,11 +108,11 @@ class UserClone:
         where = ("--address", self.cluster.address, "--trust-network")
         return self.run("python", "-m", "pipelines.submit", *where, *arguments, **env)
 
-    def start_submit(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    def start_submit(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         """Through the proxy, as from outside the cluster's network."""
         command = ("python", "-u", "-m", "pipelines.submit", "--address", "https://localhost:8265", *arguments)
         trusted = {"REQUESTS_CA_BUNDLE": str(self.cluster.folder / "certificate.pem")}
-        return self.cluster.hosts["dev"].start(*command, cwd=self.path, **(self.cluster.user | trusted | env))
+        return self.cluster.hosts["dev"].start(*command, cwd=self.path, stdin=stdin, **(self.cluster.user | trusted))
 
 
 class Proxy:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -158,13 +160,20 @@ def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone)
     user.clone.change("seed", 1)
     user.clone.run("git", "commit", "-qam", "longer")
     proxy = Proxy(user.cluster)
-    first = user.start_submit()
+    terminal, keyboard = pty.openpty()
+    first = user.start_submit(stdin=keyboard)
     head = "".join(lines_until(first, "epoch 2/120"))
     job = head.partition("submit: job ")[2].split()[0]
-    assert f"{job} " in user.submit("--stop", job).stdout
+    beside = user.start_submit("--attach", job)
+    signal_client(first, signal.SIGINT)
+    os.write(terminal, b"y\n")
     rest = first.communicate(timeout=60)[0]
+    assert "stop the job? [y/N]" in rest
     assert f"{job} STOPPED" in rest
-    assert first.returncode == 143, "a stopped job is no success"
+    assert first.returncode == 130
+    assert f"{job} STOPPED" in beside.communicate(timeout=60)[0]
+    assert beside.returncode == 143, "a stopped job is no success"
+    assert f"{job} STOPPED" in user.submit("--stop", job).stdout
 
     user.cluster.hosts["head"].run("rm", "-r", "/tmp/kiln-0")  # as on another cluster
     second = user.start_submit()
