@@ -46,7 +46,7 @@ check: $(READY) ## lint, types, import rules, unit tests
 	mypy
 	pytest -q tests/unit tests/architecture
 
-bench: $(READY) ## measure Kiln beside its peers and the machine (about half an hour); one theme: make bench NAME=step
+bench: $(READY) ## measure Kiln beside its peers and the machine (about 40 minutes); one theme: make bench NAME=step
 	python -m benchmarks $(NAME)
 
 ui: $(READY) ## MLflow's pages on http://127.0.0.1:5000

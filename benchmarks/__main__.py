@@ -18,7 +18,7 @@ from components.console import launch, say, table
 from components.errors import UserError
 from components.provenance import ROOT
 
-THEMES = ("throughput", "time_to_accuracy", "step", "start")
+THEMES = ("throughput", "time_to_accuracy", "step", "start", "folders")
 # An hour, so only when it is named.
 ON_DEMAND = ("accuracy",)
 RESULTS = ROOT / "benchmarks" / "results"

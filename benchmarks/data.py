@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from PIL import Image
 
 from components import provenance
 from components.artifacts import staged
@@ -62,3 +64,18 @@ def cut(source: Path, folder: Path, rows: int | None, other: int | None = None) 
 
 def write_params(path: Path, values: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(values))
+
+
+def jpegs(folder: Path, rows: int, side: int) -> Path:
+    """`rows` JPEGs in ten directories, no two alike, smooth enough to look like photographs to a codec."""
+    if folder.exists():
+        return folder
+    with staged(folder) as fresh:
+        for start in range(0, rows, 1000):
+            count = min(1000, rows - start)
+            coarse = np.random.default_rng(start).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+            for n in range(count):
+                path = fresh / f"class-{(start + n) % 10}" / f"{start + n:07d}.jpg"
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(coarse[n]).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
+    return folder

@@ -1,4 +1,5 @@
-"""Kiln's step with loading and augmentation, and the same on one batch made beforehand, in turns: `DATA BLOCKS RESULT`."""
+"""Kiln's step with loading (from memory, from a disk) and augmentation, and the same on one batch made beforehand, in turns:
+`DATA BLOCKS RESULT`."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.contenders.common import report
-from benchmarks.contenders.stepping import endless, fashion, join, leave, make_stepper, seconds_per_step
+from benchmarks.contenders.stepping import CPU, endless, fashion, join, leave, make_stepper, seconds_per_step
 from components.data.batches import epoch_batches
+from components.data.pool import OnDisk
 
 _BATCH, _STEPS = 256, 8
 
@@ -23,8 +25,10 @@ def main() -> None:
     network, images, recipe = fashion(data, "cnn", flip=0.5, crop_padding=2)
     loading = make_stepper(network, images, recipe, _BATCH, world)
     bare = fashion(data, "cnn", flip=0.0, crop_padding=0)[2]
+    disk = OnDisk(Path(data) / "train", result.parent / "images", CPU, lambda: None)
+    streaming = make_stepper(network, disk, recipe, _BATCH, world)
     made = make_stepper(network, images, bare, _BATCH, world, fixed=True)
-    streams = {"loading": endless(loading), "made": endless(made)}
+    streams = {"loading": endless(loading), "streaming": endless(streaming), "made": endless(made)}
     seconds: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(blocks + 1):
         for name, steps in streams.items():
@@ -35,7 +39,7 @@ def main() -> None:
     once = (time.perf_counter() - start) / loading.state.steps_per_epoch
     each = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     if rank == 0:
-        rates = {"loading_images_per_s": _BATCH / (each["loading"] + once), "made_images_per_s": _BATCH / each["made"]}
+        rates = {f"{name}_images_per_s": _BATCH / (value + once * (name != "made")) for name, value in each.items()}
         report(result, {"images_per_s": rates["loading_images_per_s"], **rates}, [f"precision {loading.state.precision}"])
     leave()
 

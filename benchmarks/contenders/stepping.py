@@ -14,7 +14,7 @@ from torch import Tensor
 
 from components.artifacts import Channels, Network
 from components.data.images import Images
-from components.data.pool import Ahead, Resident
+from components.data.pool import Ahead, Pool, Resident
 from components.data.shards import read_split
 from components.models import build
 from components.params import Recipe
@@ -66,9 +66,11 @@ def recipe(architecture: str, **augment: Any) -> Recipe:
     )
 
 
-def make_stepper(network: Network, images: Images, recipe: Recipe, batch: int, parts: int, *, fixed: bool = False) -> Stepper:
+def make_stepper(
+    network: Network, images: Images | Pool, recipe: Recipe, batch: int, parts: int, *, fixed: bool = False
+) -> Stepper:
     """As `loop.train` makes it, in the precision that its probe chooses."""
-    pool = Resident(images, CPU)
+    pool = Resident(images, CPU) if isinstance(images, Images) else images
     run = Run(network, pool, pool, recipe, batch, parts, seed=0, device=CPU, around=ALONE)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(0)
