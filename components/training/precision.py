@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.artifacts import write_bytes
-from components.training.collectives import sum_over_ranks
+from components.training.collectives import rank_and_world, sum_over_ranks
 
 # bfloat16 has to be this much faster to be chosen, so that noise cannot change the choice of a borderline network,
 FASTER = 1.2
 # and its gradient has to point the same way: the cosine to that of fp32, over all parameters.
 AGREES = 0.97
-_ROUNDS = 4
+# Rounds, for the best of several, and their seconds together on one rank; the first look at the speed takes few images.
+_ROUNDS, _BUDGET_S, _FEW = 3, 1.0, 8
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured: `speedup` of bfloat16 over fp32 (summed over ranks), `cosine` of the gradients (least over ranks)."""
+    """What was measured: `speedup` of bfloat16 over fp32, of all ranks; `cosine` of this rank's gradients."""
 
     precision: str
     speedup: float
@@ -37,23 +38,35 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
-    """Times forward and backward of one real batch in both precisions, alternating, on a copy of `model`; all ranks agree.
+    """Times forward and backward in both precisions, alternating, on a copy of `model` and as many of a real batch's images
+    as about a second allows; all ranks agree.
 
     Called by every rank, at the same time, so that each is measured while the others load the machine as in training.
     """
     trial = copy.deepcopy(model).train()
-    best = {"fp32": float("inf"), "bf16": float("inf")}
-    gradients = {}
-    for _ in range(_ROUNDS):
-        for precision in best:
-            start = time.perf_counter()
-            gradients[precision] = _gradient(trial, images, labels, precision)
-            best[precision] = min(best[precision], time.perf_counter() - start)
-    cosine = F.cosine_similarity(gradients["fp32"], gradients["bf16"], dim=0).item()
-    disagree = 0.0 if cosine >= AGREES else 1.0  # NaN disagrees
-    total = sum_over_ranks(torch.tensor([best["fp32"], best["bf16"], disagree], dtype=torch.float64, device=images.device))
-    speedup = float(total[0] / total[1])
-    return Probe("bf16" if speedup >= FASTER and not total[2] else "fp32", speedup, cosine)
+    rows = min(_FEW, len(images))
+    for _ in range(2):  # the first also makes the kernels
+        seconds, gradients = _round(trial, images[:rows], labels[:rows])
+    each = float(seconds.sum()) / rank_and_world()[1]
+    rows = min(len(images), max(rows, int(rows * _BUDGET_S / (_ROUNDS * each))))
+    rounds = [_round(trial, images[:rows], labels[:rows]) for _ in range(_ROUNDS)]
+    gradients = rounds[-1][1]
+    best = torch.stack([seconds for seconds, _ in rounds]).amin(0)
+    cosine = F.cosine_similarity(*gradients, dim=0).item()
+    disagree = float(not cosine >= AGREES)  # NaN disagrees
+    speedup = float(best[0] / best[1])
+    wrong = sum_over_ranks(torch.tensor([disagree], device=images.device))
+    return Probe("bf16" if speedup >= FASTER and not wrong.item() else "fp32", speedup, cosine)
+
+
+def _round(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Seconds in fp32 and in bfloat16, summed over ranks, and this rank's gradients."""
+    seconds, gradients = [], []
+    for precision in ("fp32", "bf16"):
+        start = time.perf_counter()
+        gradients.append(_gradient(model, images, labels, precision))
+        seconds.append(time.perf_counter() - start)
+    return sum_over_ranks(torch.tensor(seconds, dtype=torch.float64, device=images.device)), gradients
 
 
 def _gradient(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> Tensor:

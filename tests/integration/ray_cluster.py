@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from tests.conftest import make_certificate
-from tests.integration.conftest import Clone, make_clone
+from tests.integration.conftest import NO_JOBS, Clone, make_clone
 from tests.integration.hosts import Host, Network
 
 TOKEN = "0123456789abcdef" * 2
@@ -53,7 +53,7 @@ class RayCluster:
         store.start("python", "-m", "moto.server", "-H", store.address, "-p", "9000", log=log)
         store.start(
             "mlflow", "server", "--host", store.address, "--port", "5000", "--workers", "1", "--allowed-hosts", "*",
-            "--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts", log=log,
+            "--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts", log=log, **NO_JOBS,
         )  # fmt: skip
         probe = (
             "import boto3, requests, sys, time\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -26,9 +27,11 @@ _PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION
 def cluster() -> Iterator[Cluster]:
     """A head without room for workers, and a node for one."""
     # Soon, but not so soon that a busy machine's own head counts as dead.
-    quick = {"health_check_initial_delay_ms": 5000, "health_check_period_ms": 1000, "health_check_timeout_ms": 5000,
+    quick = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 500, "health_check_timeout_ms": 2500,
              "health_check_failure_threshold": 3}  # fmt: skip
-    os.environ |= session._QUIET | {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_AUTH_MODE": "disabled"}
+    os.environ |= session._QUIET | {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
+    # As in a session of ours: half of Ray reads how to authenticate once for a process, which may have had a session before.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
@@ -83,7 +86,10 @@ def test_workers_come_and_go_and_the_bytes_are_the_same(
     assert saved % 8, "in the middle of an epoch"
 
 
-def test_a_frozen_raylet_counts_as_dead(cluster: Cluster, data: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
+def test_a_frozen_raylet_counts_as_dead(
+    cluster: Cluster, data: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.training.trainer._MONITOR_S", 2.0)
     node = cluster.add_node(num_cpus=1)
     raylet = next(p.process.pid for kind, ps in node.all_processes.items() if kind == "raylet" for p in ps)
 
@@ -100,7 +106,7 @@ def test_a_frozen_raylet_counts_as_dead(cluster: Cluster, data: Path, tmp_path: 
     told = Told(on={"started": started})
     try:
         job = make_job(data, tmp_path, workers=(1, 2), watchdog_s=30)
-        returned, _ = train(job, Fault("slow", 1, rank=0), told=told)
+        returned, _ = train(job, Fault("slow", 2, rank=0), told=told)
     finally:
         os.kill(raylet, signal.SIGCONT)
         cluster.remove_node(node, allow_graceful=False)
