@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from components import provenance
 from components.artifacts import FORGET_DAYS, TrainResult, forgotten, only_one, write_bytes
 from components.cluster import nodes, storage
@@ -62,6 +60,8 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
             best=returned["best"],
         )
         write_bytes(out / "weights.safetensors", returned["weights"])
+        import pandas as pd  # half a second that would come before the first step
+
         history = pd.DataFrame([row.model_dump() for row in returned["history"]])
         write_bytes(out / "history.csv", history.to_csv(index=False).encode())
         result.write(out / "result.json")

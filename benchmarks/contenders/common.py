@@ -17,9 +17,10 @@ from torch.utils.data import TensorDataset
 
 from components.artifacts import Network
 from components.data.shards import read_manifest, read_split
-from components.models import BUILDERS, describe
+from components.models import BUILDERS
 from components.params import Recipe
 from components.training.optim import build_optimizer, build_schedule
+from components.training.plan import describe
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Nobody scrapes a session that lives for one stage; each of these is another process to start.
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
-    # How late the end of training is noticed.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
+
+# An autoscaler without a cloud, a copier of logs that nobody reads and a dashboard that is off: each imports Ray once more.
+_SERVANTS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 # Addresses, never secrets: what the nodes are told if their own environment does not say.
 FORWARDED = (
@@ -129,13 +129,14 @@ def session() -> Iterator[str]:
             # A token of this session alone, in memory: Ray would otherwise write one under the home directory.
             if "RAY_AUTH_TOKEN_PATH" not in os.environ:
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            ray.init(
-                address="local",
-                num_cpus=joblib.cpu_count(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _without(*_SERVANTS):
+                ray.init(
+                    address="local",
+                    num_cpus=joblib.cpu_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -147,6 +148,21 @@ def session() -> Iterator[str]:
             yield address or f"this machine ({joblib.cpu_count()} cores)"
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without(*starters: str) -> Iterator[None]:
+    """Keeps Ray from starting these of its processes in the block; it has no option for them."""
+    from ray._private.node import Node
+
+    kept = {name: getattr(Node, name) for name in starters if hasattr(Node, name)}
+    try:
+        for name in kept:
+            setattr(Node, name, lambda *_, **__: None)
+        yield
+    finally:
+        for name, start in kept.items():
+            setattr(Node, name, start)
 
 
 @contextmanager

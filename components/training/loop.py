@@ -69,7 +69,8 @@ def train(run: Run, *, precision: str = "auto", resume: dict[str, Any] | None = 
         UserError: the loss or the gradient is not finite; the model is as it was before that step.
     """
     rank, _ = rank_and_world()
-    torch.use_deterministic_algorithms(True, warn_only=run.device.type != "cpu")
+    # What `torch.use_deterministic_algorithms` does, but for torch.compile's settings, whose import takes over a second.
+    torch._C._set_deterministic_algorithms(True, warn_only=run.device.type != "cpu")
     torch.manual_seed(run.seed)
     model = build(run.network).to(run.device).to(memory_format=torch.channels_last)
     if resume is not None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import models, provenance
-from components.artifacts import Network
+from components import provenance
+from components.artifacts import Manifest, Network
 from components.data.shards import read_manifest
 from components.errors import UserError
 from components.params import Params, Recipe
@@ -31,6 +31,18 @@ class Plan:
         return {name: (str(path), self.digests[name]) for name, path in self.data.items()}
 
 
+def describe(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
+    """The network of a recipe for these data. Raises `UserError` if training and validation data do not fit each other."""
+    if (train.shape, train.classes) != (val.shape, val.classes) or train.channels is None:
+        raise UserError(
+            f"training data {train.shape} with {len(train.classes)} classes and validation data {val.shape} with "
+            f"{len(val.classes)} do not belong together; `dvc repro preprocess augment` makes both anew"
+        )
+    return Network(
+        architecture=recipe.architecture, width=recipe.width, shape=train.shape, classes=train.classes, channels=train.channels
+    )
+
+
 def plan(params: Params, model: str, train: Path, val: Path) -> Plan:
     """Raises `UserError` for a model that params do not have and for data that are missing or do not fit each other."""
     settings = params.train
@@ -49,7 +61,7 @@ def plan(params: Params, model: str, train: Path, val: Path) -> Plan:
     return Plan(
         model=model,
         recipe=recipe,
-        network=models.describe(recipe, manifests["training"], manifests["validation"]),
+        network=describe(recipe, manifests["training"], manifests["validation"]),
         data={"training": train, "validation": val},
         facts=facts,
         digests=digests,

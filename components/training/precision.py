@@ -52,7 +52,7 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     rounds = [_round(trial, images[:rows], labels[:rows]) for _ in range(_ROUNDS)]
     gradients = rounds[-1][1]
     best = torch.stack([seconds for seconds, _ in rounds]).amin(0)
-    cosine = F.cosine_similarity(*gradients, dim=0).item()
+    cosine = F.cosine_similarity(gradients[0], gradients[1], dim=0).item()
     disagree = float(not cosine >= AGREES)  # NaN disagrees
     speedup = float(best[0] / best[1])
     wrong = sum_over_ranks(torch.tensor([disagree], device=images.device))

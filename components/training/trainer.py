@@ -23,6 +23,7 @@ from components.errors import UserError
 from components.folders import below, folder
 from components.training import worker
 from components.training.collectives import PeerLostError
+from components.training.local_trainer import LocalTrainer
 from components.training.mailbox import Mailbox, make_mailbox
 from components.training.worker import Job
 
@@ -125,7 +126,9 @@ class Attempt:
             self.error = error
 
     def _trainer(self, job: Job, gpu: bool) -> TorchTrainer:
-        return TorchTrainer(
+        # On a cluster, and where the number of workers may change, all of Ray Train is wanted.
+        whole = os.environ.get("RAY_ADDRESS") or ray.nodes()[1:] or not isinstance(job.workers, int)
+        return (TorchTrainer if whole else LocalTrainer)(
             worker.run,
             train_loop_config={"job": job, "mailbox": self.mailbox},
             # The watchdog comes first, with stacks; this bound is for what it does not see.

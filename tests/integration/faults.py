@@ -174,7 +174,7 @@ def happen(fault: Fault, stepper: Stepper) -> None:
         raise AssertionError(f"{len(hog)} blocks fitted in")
     elif fault.kind == "kill the controller":
         ours = psutil.Process().parent().children()  # of our raylet; another session on this machine has its own
-        next(p for p in ours if "ray::TrainController" in " ".join(p.cmdline())).kill()
+        next(p for p in ours if "TrainController" in " ".join(p.cmdline())).kill()
         time.sleep(10_000)
     else:
         raise AssertionError(fault)
