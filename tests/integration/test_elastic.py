@@ -29,7 +29,8 @@ def cluster() -> Iterator[Cluster]:
     # Soon, but not so soon that a busy machine's own head counts as dead.
     quick = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 500, "health_check_timeout_ms": 2500,
              "health_check_failure_threshold": 3}  # fmt: skip
-    os.environ |= session._QUIET | {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
+    # How often Ray asks for notices, and how long it waits for workers on a node that has just gone.
+    os.environ |= session._QUIET | {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
     # As in a session of ours: half of Ray reads how to authenticate once for a process, which may have had a session before.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, "include_dashboard": False})
