@@ -13,6 +13,10 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Two files of tests at a time, for most of their time is waiting; the longest first, or one of the two waits at the end.
+TWO := -n 2 --dist loadfile
+LONGEST := submit servers pipeline interruption faults survival
+
 .DEFAULT_GOAL := help
 .PHONY: help setup repro check test bench ui lock docs
 
@@ -38,13 +42,13 @@ repro: $(READY) ## raw images to validated, registered models, then the closing 
 	@python -m pipelines.status
 
 test: check ## everything: check, then the tests with real Ray, MLflow and DVC
-	pytest -q -n 2 --dist loadfile tests/golden tests/integration
+	pytest -q $(TWO) --no-loadscope-reorder $(LONGEST:%=tests/integration/test_%.py) tests/golden tests/integration
 
 check: $(READY) ## lint, types, import rules, unit tests
 	ruff check .
 	ruff format --check --quiet .
 	mypy
-	pytest -q tests/unit tests/architecture
+	pytest -q $(TWO) tests/unit tests/architecture
 
 bench: $(READY) ## measure Kiln beside its peers and the machine (about 40 minutes); one theme: make bench NAME=step
 	python -m benchmarks $(NAME)

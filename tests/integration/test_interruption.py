@@ -18,7 +18,7 @@ import pytest
 from tests.integration.conftest import Clone
 
 TRAIN = ("--train", "data/augmented/train", "--val", "data/prepared/val")
-EPOCHS = 40
+EPOCHS = 24
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def newest_run(clone: Clone) -> list[Any]:
 def test_a_killed_or_interrupted_stage_is_continued(clone: Clone, long: Path, tmp_path: Path, how: signal.Signals) -> None:
     shutil.rmtree(clone.path / ".kiln" / "runs", ignore_errors=True)
     stage = Stage(clone, tmp_path / "out")
-    stage.until(f"epoch 10/{EPOCHS}")
+    stage.until(f"epoch 6/{EPOCHS}")
     family = stage.family()
     if how == signal.SIGINT:
         os.killpg(stage.process.pid, how)  # Ctrl-C reaches everything in the foreground

@@ -246,7 +246,7 @@ def test_two_processes_register_exactly_once(guarded: Guarded, home: Path, as_us
     client = as_user("ci")
     code = (
         "from components.tracking import store; from tests.integration.versions import make; c = store.connect();"
-        "print(sorted({(n % 4, make(c, 900 + n % 4).version) for n in range(8)}))"
+        "print(sorted({(n % 2, make(c, 900 + n % 2).version) for n in range(4)}))"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     started = [
@@ -259,7 +259,7 @@ def test_two_processes_register_exactly_once(guarded: Guarded, home: Path, as_us
     assert told[0][0].splitlines()[-1] == told[1][0].splitlines()[-1], "everybody got the same version for the same model"
     digests = [v.tags["kiln.sha256"] for v in registry.versions(client, NAME) if not v.tags["kiln.sha256"].startswith("spare")]
     assert len(digests) == len(set(digests))
-    assert len({number for _, number in eval(told[0][0].splitlines()[-1])}) == 4
+    assert len({number for _, number in eval(told[0][0].splitlines()[-1])}) == 2
 
 
 def test_a_spare_that_may_not_be_removed_loses_its_digest(as_user: Identity, two: tuple[int, int]) -> None:

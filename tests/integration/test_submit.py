@@ -156,13 +156,13 @@ def signal_client(process: subprocess.Popen[str], number: signal.Signals) -> Non
 
 
 def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone) -> None:
-    user.clone.change("train.models.cnn.epochs", 120)
+    user.clone.change("train.models.cnn.epochs", 100)
     user.clone.change("seed", 1)
     user.clone.run("git", "commit", "-qam", "longer")
     proxy = Proxy(user.cluster)
     terminal, keyboard = pty.openpty()
     first = user.start_submit(stdin=keyboard)
-    head = "".join(lines_until(first, "epoch 2/120"))
+    head = "".join(lines_until(first, "epoch 2/100"))
     job = head.partition("submit: job ")[2].split()[0]
     beside = user.start_submit("--attach", job)
     signal_client(first, signal.SIGINT)
@@ -203,7 +203,7 @@ def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone)
     shown = "".join(lines)
     assert third.returncode == 0, shown
     assert shown.count("Running stage 'train@cnn'") == 1, "nothing is shown twice"
-    assert shown.count("epoch 120/120") == 1
+    assert shown.count("epoch 100/100") == 1
     assert f"{job} SUCCEEDED" in shown
     assert "Running stage" not in user.run("dvc", "repro").stdout
     proxy.drop()
