@@ -25,10 +25,19 @@ def test_imports_go_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def compact(files: set[Path]) -> set[str]:
+    """With a folder in place of its modules where all of them are there: DVC parses every line of its lock at every start."""
+    for folder in sorted({path.parent for path in files if len(path.parts) > 2}):
+        modules = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
+        if modules <= files:
+            files = files - modules | {folder}
+    return {str(path) for path in files}
+
+
 @pytest.mark.parametrize("stage", DVC)
 def test_a_stages_code_deps_are_exactly_what_it_can_import(stage: str) -> None:
-    named = {dep for dep in DVC[stage]["deps"] if dep.endswith(".py")}
-    imported = {str(path) for path in provenance.first_party(f"pipelines.{stage}")}
+    named = {dep for dep in DVC[stage]["deps"] if dep.startswith(("components/", "pipelines/"))}
+    imported = compact({Path(path) for path in provenance.first_party(f"pipelines.{stage}")})
     assert named == imported, "paste into dvc.yaml:\n" + "\n".join(f"      - {path}" for path in sorted(imported))
 
 
