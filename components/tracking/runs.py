@@ -24,6 +24,7 @@ from components.tracking import spool, store
 FINGERPRINT = "kiln.fingerprint"
 MODEL = "kiln.model"
 _PATIENCE_S = 20
+_TOGETHER_S = 1.0  # a request costs as much for one figure as for a hundred
 
 
 class TrainingRun:
@@ -68,7 +69,7 @@ class TrainingRun:
 
     def _send(self) -> None:
         while True:
-            status = self._queue.get()
+            status = self._queue.get() or self._gather()
             with suppress(Exception):  # training outlives its tracking: MLflow's, requests' and database errors
                 self._log()
                 if status is not None:
@@ -76,6 +77,16 @@ class TrainingRun:
                     self._ended = True
             if status is not None:
                 return
+
+    def _gather(self) -> str | None:
+        """Waits a little for more, or for the end: figures that come often go out together."""
+        until = time.monotonic() + _TOGETHER_S
+        while (left := until - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                status = self._queue.get(timeout=left)
+                if status is not None:
+                    return status
+        return None
 
     def _log(self) -> None:
         with self._guard:
