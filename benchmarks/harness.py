@@ -115,7 +115,8 @@ def environment() -> dict[str, str]:
     """The caller's, without servers, clusters and thread counts of his own; first-party code importable from anywhere."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    return kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    quiet = {"TQDM_DISABLE": "1", "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | quiet
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -63,7 +63,8 @@ class Host:
         """Starts a command there; its output goes to `log`, or can be read from the process."""
         home = str(Path.home()) if self.name == "dev" else "/mnt"
         base = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "KILN_", "AWS_", "DVC_"))}
-        base |= {"HOME": home, "PATH": f"{ENVIRONMENT}/bin:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0", **env}
+        base |= {"HOME": home, "PATH": f"{ENVIRONMENT}/bin:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+        base |= {"MLFLOW_DISABLE_TELEMETRY": "true", **env}
         inside = ["nsenter", "-t", str(self.pid), "-m", "-u", "-n", "-p", "--wd=" + str(cwd or "/mnt")]
         out = log.open("a") if log else subprocess.PIPE
         process = subprocess.Popen([*inside, *command], env=base, text=True, stdin=stdin,
