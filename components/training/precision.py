@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,13 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     trial = copy.deepcopy(model).train()
     rows = min(_FEW, len(images))
     for _ in range(2):  # the first also makes the kernels
-        seconds, gradients = _round(trial, images[:rows], labels[:rows])
+        seconds, _ = _round(trial, images[:rows], labels[:rows])
     each = float(seconds.sum()) / rank_and_world()[1]
     rows = min(len(images), max(rows, int(rows * _BUDGET_S / (_ROUNDS * each))))
-    rounds = [_round(trial, images[:rows], labels[:rows]) for _ in range(_ROUNDS)]
-    gradients = rounds[-1][1]
-    best = torch.stack([seconds for seconds, _ in rounds]).amin(0)
+    best = torch.full_like(seconds, math.inf)
+    for _ in range(_ROUNDS):
+        seconds, gradients = _round(trial, images[:rows], labels[:rows])
+        best = torch.minimum(best, seconds)
     cosine = F.cosine_similarity(gradients[0], gradients[1], dim=0).item()
     disagree = float(not cosine >= AGREES)  # NaN disagrees
     speedup = float(best[0] / best[1])
