@@ -49,10 +49,10 @@ class LocalTrainController(TrainController):  # type: ignore[misc]
     """Takes its settings when it is made: variables that stay would be handed on, in an environment for every worker."""
 
     def __init__(self, **kwargs: Any) -> None:
-        before = dict(os.environ)
-        os.environ.update(_SETTINGS)
+        added = _SETTINGS.keys() - os.environ.keys()
+        os.environ.update({name: _SETTINGS[name] for name in added})
         try:
             super().__init__(**kwargs)
         finally:
-            os.environ.clear()
-            os.environ.update(before)
+            for name in added:
+                del os.environ[name]
