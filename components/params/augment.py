@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from components.params.base import Flag, Real, Section, Share, Whole
 
 
-def _refuse_disorder(name: str, pair: tuple[float, float]) -> None:
+def _refuse_disorder(pair: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
     if not 0 < pair[0] <= pair[1]:
-        raise ValueError(f"{name} is {list(pair)}; it goes from small to large, both above 0")
+        raise ValueError(f"{info.field_name} is {list(pair)}; it goes from small to large, both above 0")
+    return pair
+
+
+_Ordered = AfterValidator(_refuse_disorder)
 
 
 class HorizontalFlip(Section):
@@ -34,16 +38,10 @@ class Crop(Section):
 
 class ResizedCrop(Section):
     name: Literal["resized_crop"]
-    scale: tuple[Share, Share] = (0.5, 1.0)
+    scale: Annotated[tuple[Share, Share], _Ordered] = (0.5, 1.0)
     """Smallest and largest share of the area that is cut out and scaled to the whole."""
-    ratio: tuple[Real, Real] = (0.75, 1.333)
+    ratio: Annotated[tuple[Real, Real], _Ordered] = (0.75, 1.333)
     """Least and most width per height of what is cut out."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ResizedCrop:
-        _refuse_disorder("scale", self.scale)
-        _refuse_disorder("ratio", self.ratio)
-        return self
 
 
 class Affine(Section):
@@ -52,15 +50,10 @@ class Affine(Section):
     """Largest angle in either direction."""
     translate: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """Largest move in either direction, as a share of the side."""
-    scale: tuple[Real, Real] = (1.0, 1.0)
+    scale: Annotated[tuple[Real, Real], _Ordered] = (1.0, 1.0)
     """Smallest and largest factor."""
     shear: Annotated[Real, Field(ge=0, lt=90)] = 0.0
     """Largest angle of shearing, in degrees."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Affine:
-        _refuse_disorder("scale", self.scale)
-        return self
 
 
 class ColourJitter(Section):
@@ -111,13 +104,8 @@ class Erasing(Section):
     name: Literal["erasing"]
     p: Share = 0.5
     """Probability."""
-    scale: tuple[Share, Share] = (0.02, 0.2)
+    scale: Annotated[tuple[Share, Share], _Ordered] = (0.02, 0.2)
     """Smallest and largest erased share of the area (arXiv:1708.04896)."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Erasing:
-        _refuse_disorder("scale", self.scale)
-        return self
 
 
 Operation = Annotated[
