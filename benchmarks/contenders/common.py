@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -127,6 +128,14 @@ def top1(model: nn.Module, work: Work) -> float:
 
 def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(flipped(images)), labels)
+
+
+TRAIN = "-m pipelines.train --model cnn --train data/prepared/train --val data/prepared/val --out models/cnn"
+
+
+def importing(*folders: Path) -> dict[str, str]:
+    """The environment of a process that imports from these folders first."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])}
 
 
 def plain_epoch(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,10 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.common import report
+from benchmarks.contenders.common import TRAIN, importing, report
 from components.provenance import ROOT
 
-_COMMAND = "-m pipelines.train --model cnn --train data/prepared/train --val data/prepared/val --out models/cnn"
 _STEP = "components.training.state.State.advance ends"
 _LIMIT_S = 300
 
@@ -22,10 +20,9 @@ _LIMIT_S = 300
 def main() -> None:
     checkout, result = Path(sys.argv[1]), Path(sys.argv[2])
     trace = result.parent / "trace.jsonl"
-    path = os.pathsep.join([str(ROOT / "benchmarks" / "trace"), str(checkout), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "KILN_BENCH_TRACE": str(trace)}
+    environment = importing(ROOT / "benchmarks" / "trace", checkout) | {"KILN_BENCH_TRACE": str(trace)}
     begun = time.time()
-    with subprocess.Popen([sys.executable, *_COMMAND.split()], cwd=checkout, env=environment) as process:
+    with subprocess.Popen([sys.executable, *TRAIN.split()], cwd=checkout, env=environment) as process:
         events: list[dict[str, Any]] = []
         while not any(event["what"] == _STEP for event in events):
             if process.poll() is not None or time.time() - begun > _LIMIT_S:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.contenders.common import report
+from benchmarks.contenders.common import importing, report
 from components.artifacts import Manifest
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     checkout, result = Path(sys.argv[1]), Path(sys.argv[2])
     os.chdir(checkout)
     sys.path.insert(0, str(checkout))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])
+    os.environ.update(importing(checkout))
     from pipelines import preprocess
 
     out = Path("data/prepared")

@@ -6,7 +6,6 @@ second; shared memory, such as the object store and what the system caches of fi
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +15,11 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.contenders.common import report
+from benchmarks.contenders.common import TRAIN, importing, report
 
 COMMANDS = {
     "preprocess": "-m pipelines.preprocess --out data/prepared",
-    "train": "-m pipelines.train --model cnn --train data/prepared/train --val data/prepared/val --out models/cnn",
+    "train": TRAIN,
 }
 
 
@@ -30,8 +29,7 @@ def main() -> None:
     for stage in stages:
         shutil.rmtree(checkout / {"preprocess": "data/prepared", "train": "models"}[stage], ignore_errors=True)
         started = time.perf_counter()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])}
-        with subprocess.Popen([sys.executable, *COMMANDS[stage].split()], cwd=checkout, env=environment) as process:
+        with subprocess.Popen([sys.executable, *COMMANDS[stage].split()], cwd=checkout, env=importing(checkout)) as process:
             peaks = Peaks(process.pid)
             if process.wait():
                 sys.exit(f"{stage} ended with {process.returncode}")
@@ -71,7 +69,7 @@ def _kind(process: psutil.Process, driver: psutil.Process) -> str:
     if process.pid == driver.pid:
         return "driver"
     # Ray's own servants do not touch images; its workers do, and so do decoders that they start.
-    servants = ("raylet", "gcs_server", "dashboard", "log_monitor", "monitor.py", "runtime_env", "sh")
+    servants = ("raylet", "gcs_server", "dashboard", "runtime_env")
     command = " ".join(process.cmdline()[:4])
     return "servant" if any(name in command for name in servants) and not command.startswith("ray::") else "worker"
 
