@@ -148,7 +148,8 @@ class Verdict(Record):
 
 class Comparison(Record):
     """Two models on the same examples (`components.evaluation.compare`). `gained` and `lost` count the examples that only
-    the candidate, or only the champion, gets right; `low` and `high` bound the difference in top-1."""
+    the candidate, or only the champion, gets right; `low` and `high` bound the difference in top-1. `rejudged`: the champion's
+    own verdict is of another test split; for the comparison it was judged on the candidate's."""
 
     images: int
     candidate_top1: float
@@ -160,6 +161,7 @@ class Comparison(Record):
     p_value: float
     max_regression: float
     passed: bool
+    rejudged: bool = False
 
 
 class Move(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,10 +29,11 @@ def say(text: str) -> None:
 
 
 def table(title: str, columns: list[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """The first column reads left, the others right. Text is shown as it is, brackets included; `Text` may have a style."""
+    """Columns of figures are set right, others left. Text is shown as it is, brackets included; `Text` may have a style."""
     grid = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE)
     for n, column in enumerate(columns):
-        grid.add_column(Text(column), justify="left" if n == 0 else "right")
+        figures = all(re.match(r"[-+]?[0-9]|-?$", str(row[n])) for row in rows)
+        grid.add_column(Text(column), justify="right" if n and figures else "left")
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     out.print(grid)

@@ -7,14 +7,23 @@ import hashlib
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from components.artifacts import Comparison, ModelVerdict, Move
+from components.console import Meter
+from components.data.shards import MANIFEST, read_manifest, read_split
 from components.errors import UserError
 from components.evaluation.compare import compare_evidence
-from components.params import Params
+from components.evaluation.metrics import probabilities
+from components.evaluation.predict import predict_all, require_fit
+from components.evaluation.predictions import encode
+from components.params import Params, Promote
 from components.provenance import git_state
 from components.tracking import history, registry
+
+# Whatever `promote.alias` is set to: nothing worse gets here without its being said.
+_CHAMPION = Promote().alias
 
 
 @dataclass(frozen=True)
@@ -26,9 +35,9 @@ class Decision:
     objections: list[str]
 
 
-def judge(client: Any, candidate: Any, alias: str, rival: int | None, params: Params) -> Decision:
+def judge(client: Any, candidate: Any, alias: str, rival: int | None, params: Params, test: Path) -> Decision:
     """What speaks against a candidate. Raises `UserError` for what no override covers: no verdict, or other bytes."""
-    verdict = registry.require_intact(candidate)
+    verdict, _ = registry.intact(candidate)
     objections = [
         f"its verdict failed: {g.gate} is {g.threshold:g}, found {g.value:.4f}" for g in verdict.gates if not g.passed
     ]
@@ -40,7 +49,7 @@ def judge(client: Any, candidate: Any, alias: str, rival: int | None, params: Pa
     found: Comparison | None = None
     reason = ""
     try:
-        found = against(client, candidate.name, rival, (verdict, registry.predictions_of(candidate)), params)
+        found = against(client, candidate.name, rival, (verdict, registry.predictions_of(candidate)), params, test)
     except UserError as error:
         reason = f"it cannot be compared with version {rival}: {error}"
     if found and not found.passed:
@@ -49,20 +58,42 @@ def judge(client: Any, candidate: Any, alias: str, rival: int | None, params: Pa
             f"(95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}); "
             f"promote.max_regression allows {100 * found.max_regression:.2f}"
         )
-    if reason and alias == params.promote.alias:
+    if reason and alias in (_CHAMPION, params.promote.alias):
         objections.append(reason)
     return Decision(verdict, found, objections)
 
 
-def against(client: Any, name: str, rival: int, evidence: tuple[ModelVerdict, bytes], params: Params) -> Comparison:
-    """A judged version's evidence (its verdict and predictions) against that of another.
+def against(client: Any, name: str, rival: int, evidence: tuple[ModelVerdict, bytes], params: Params, test: Path) -> Comparison:
+    """A judged version's evidence (its verdict and predictions) against that of another. If that was judged on another split,
+    it is judged on the first one's, which must be in the folder `test`, for this comparison alone.
 
     Raises:
-        UserError: they cannot be compared: the other was never judged, or on another split, or its evidence is gone.
+        UserError: they cannot be compared: the other was never judged, its evidence is gone or its bytes were altered, or it
+            was judged on a split that is not in `test` or that it was not made for.
     """
-    other = registry.get(client, name, rival)
-    theirs = registry.verdict_of(other), registry.predictions_of(other)
-    return compare_evidence(evidence, theirs, params.promote.max_regression, params.seed)
+    other, mine = registry.get(client, name, rival), evidence[0]
+    judged, max_regression = registry.verdict_of(other), params.promote.max_regression
+    if judged.test_sha256 == mine.test_sha256:
+        return compare_evidence(evidence, (judged, registry.predictions_of(other)), max_regression, params.seed)
+    found = read_manifest(test).sha256 if (test / MANIFEST).exists() else "nothing"
+    if found != mine.test_sha256:
+        raise UserError(
+            f"version {mine.version} was judged on the test split {mine.test_sha256}, version {rival} on {judged.test_sha256}; "
+            f"to judge version {rival} on the first, have that in {test} (`dvc checkout` or `dvc repro` at its commit), where "
+            f"now is {found}"
+        )
+    theirs = judged.model_copy(update={"test_sha256": found}), _predictions(other, test, params)
+    return compare_evidence(evidence, theirs, max_regression, params.seed).model_copy(update={"rejudged": True})
+
+
+def _predictions(version: Any, test: Path, params: Params) -> bytes:
+    """What a version predicts for the split in `test`, after comparing its files with those that were judged."""
+    _, loaded = registry.intact(version)
+    images, manifest = read_split(test)
+    require_fit(f"{version.name} version {version.version}", loaded.network, manifest)
+    with Meter(f"version {version.version} on the candidate's test split") as meter:
+        logits, _ = predict_all(loaded.module, images.pixels, params.evaluate.batch_size, meter.count)
+    return encode(images.ids, images.labels, probabilities(logits))
 
 
 def best(client: Any, name: str, metric: str) -> Any:

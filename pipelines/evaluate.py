@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from components import promotion
-from components.artifacts import Receipt, staged
+from components.artifacts import Manifest, Receipt, staged
 from components.cluster.spread import spread
 from components.console import Meter, launch, say
 from components.data.images import Images
 from components.data.shards import read_split
 from components.errors import UserError
 from components.evaluation import reports
-from components.evaluation.predict import batch_starts, predict
+from components.evaluation.predict import batch_starts, predict, predict_all, require_fit
 from components.evaluation.reports import Evaluation
 from components.params import Evaluate, Params, load_params
 from components.tracking import registry, store
@@ -34,7 +33,7 @@ def run(models: Path, test: Path, out: Path) -> None:
     client = store.connect()
     evaluations = {}
     for receipt in receipts:
-        evaluations[receipt.model] = _evaluate(receipt, images, (manifest.classes, manifest.sha256), params.evaluate)
+        evaluations[receipt.model] = _evaluate(receipt, images, manifest, params.evaluate)
         say(f"evaluate: {evaluations[receipt.model].summary()}")
     with staged(out) as folder:
         reports.write(folder, evaluations, images)
@@ -43,35 +42,31 @@ def run(models: Path, test: Path, out: Path) -> None:
             figures = done.metrics.scalars | {"ms_per_image": done.ms_per_image}
             registry.record_verdict(client, done.receipt, done.verdict, done.predictions, figures)
     for done in evaluations.values():
-        _compare_with_champion(client, done, params)
+        _compare_with_champion(client, done, params, test)
 
 
-def _evaluate(receipt: Receipt, images: Images, split: tuple[list[str], str], settings: Evaluate) -> Evaluation:
+def _evaluate(receipt: Receipt, images: Images, manifest: Manifest, settings: Evaluate) -> Evaluation:
     loaded = registry.load(receipt)
-    if (loaded.network.classes, loaded.network.shape) != (split[0], images.pixels.shape[1:]):
-        raise UserError(
-            f"{receipt.name} version {receipt.version} was trained for {len(loaded.network.classes)} classes and "
-            f"images {loaded.network.shape}, the test split has {len(split[0])} and {images.pixels.shape[1:]}"
-        )
-    starts = batch_starts(len(images), settings.batch_size)
+    require_fit(f"{receipt.name} version {receipt.version}", loaded.network, manifest)
     if settings.num_workers == 1:
         with Meter(f"evaluate: {receipt.model}") as meter:
-            parts = [(starts, _predict(starts, loaded.module, images.pixels, settings.batch_size, meter.count))]
+            logits, seconds = predict_all(loaded.module, images.pixels, settings.batch_size, meter.count)
     else:
+        starts = batch_starts(len(images), settings.batch_size)
         parts = spread(_predict_part, starts, settings.num_workers, receipt, images.pixels, settings.batch_size)
-    batches = {start: logits for part, (many, _) in parts for start, logits in zip(part, many, strict=True)}
-    logits, seconds = np.concatenate([batches[start] for start in starts]), sum(spent for _, (_, spent) in parts)
-    return reports.assess(receipt, loaded.files_sha256, images, split, logits, seconds, settings)
+        batches = {start: logits for part, (many, _) in parts for start, logits in zip(part, many, strict=True)}
+        logits, seconds = np.concatenate([batches[start] for start in starts]), sum(spent for _, (_, spent) in parts)
+    return reports.assess(receipt, loaded.files_sha256, images, manifest, logits, seconds, settings)
 
 
-def _compare_with_champion(client: Any, done: Evaluation, params: Params) -> None:
+def _compare_with_champion(client: Any, done: Evaluation, params: Params, test: Path) -> None:
     """For information, and so in no out: who stands there now is not for a stage to depend on. `promote` asks again."""
     name, alias, number = done.receipt.name, params.promote.alias, done.receipt.version
     holder = registry.aliases(client, name).get(alias)
     if holder is None or holder == number:
         return
     try:
-        found = promotion.against(client, name, holder, (done.verdict, done.predictions), params)
+        found = promotion.against(client, name, holder, (done.verdict, done.predictions), params, test)
     except UserError as error:
         say(f"evaluate: {done.receipt.model} cannot be compared with {alias} (version {holder}): {error}")
         return
@@ -82,15 +77,10 @@ def _compare_with_champion(client: Any, done: Evaluation, params: Params) -> Non
     )
 
 
-def _predict(starts: list[int], module: Any, pixels: np.ndarray, batch_size: int, advance: Any = lambda *_: None) -> Any:
-    torch.set_num_threads(1)  # as many as each of several workers has, so that the sums are the same
-    return predict(module, pixels, batch_size, starts, advance)
-
-
 def _predict_part(starts: list[int], receipt: Receipt, pixels: np.ndarray, batch_size: int) -> Any:
     """What a Ray task runs: it takes the version from the registry itself."""
     store.connect()
-    return _predict(starts, registry.load(receipt).module, pixels, batch_size)
+    return predict(registry.load(receipt).module, pixels, batch_size, starts)
 
 
 def main(argv: list[str] | None = None) -> None:

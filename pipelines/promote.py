@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from components import promotion
@@ -11,6 +12,8 @@ from components.errors import UserError
 from components.params import load_params
 from components.promotion import Decision
 from components.tracking import history, registry, store
+
+TEST = Path("data/prepared/test")
 
 
 def promote(
@@ -21,8 +24,10 @@ def promote(
     expect: int | None = None,
     override: str | None = None,
     dry_run: bool = False,
+    test: Path = TEST,
 ) -> None:
-    """Moves `alias` to `version` (None: the best that passed, by params promote.metric).
+    """Moves `alias` to `version` (None: the best that passed, by params promote.metric). `test` has the candidate's test split;
+    it is looked at only if who holds the alias was judged on another.
 
     Raises:
         UserError: there is no such version, it was never evaluated, or it was altered since; somebody moved the alias
@@ -44,8 +49,8 @@ def promote(
     if number == current.now == current.expected:
         say(f"promote: {name}@{alias} is version {number} already; nothing to do")
         return
-    decision = promotion.judge(client, candidate, alias, current.rival, params)
-    _show(name, alias, number, current.rival, decision)
+    decision = promotion.judge(client, candidate, alias, current.rival, params, test)
+    _show(name, number, current, decision)
     if decision.objections and override is None:
         raise UserError(f"{name} version {number} is not promoted to {alias}: {'; '.join(decision.objections)}")
     if dry_run:
@@ -77,18 +82,24 @@ def rollback(reason: str, name: str | None = None, alias: str | None = None, dry
     """Takes back the last move of `alias` that was not taken back yet.
 
     Raises:
-        UserError: there is none, or the version to return to is gone or was altered.
+        UserError: there is none, or the version to return to is gone or was altered, or it failed its gates and was never put
+            here by an override.
     """
     params = load_params()
     name, alias = name or params.register_.name, alias or params.promote.alias
     _require_text("--reason", reason)
     client = store.connect()
     current = _state(client, name, alias)
-    undone = current.undoable
-    if undone is None:
+    if not current.live:
         raise UserError(f"{name}@{alias} has no move to take back")
-    target = undone.move.source
-    verdict = registry.require_intact(registry.get(client, name, target)) if target is not None else None
+    undone = current.live[-1]
+    target = current.before(undone)
+    verdict = registry.intact(registry.get(client, name, target))[0] if target is not None else None
+    if verdict and not verdict.passed and not current.overridden(verdict.version):
+        raise UserError(
+            f"{name}@{alias} does not return to version {target}: its verdict failed, and nobody put it there against that; "
+            "promote another version"
+        )
     if dry_run:
         say(f"rollback: dry run, nothing was changed; {name}@{alias} would return to {history.describe(target)}")
         return
@@ -139,7 +150,7 @@ def _who_moved(current: history.State) -> str:
     return f"{last.who} moved it at {last.when} ({last.reason})"
 
 
-def _show(name: str, alias: str, number: int, holder: int | None, decision: Decision) -> None:
+def _show(name: str, number: int, current: history.State, decision: Decision) -> None:
     verdict, found = decision.verdict, decision.comparison
     rows = [["top-1", f"{verdict.metrics['top1']:.2%}", f"{found.champion_top1:.2%}" if found else "-"]]
     rows += [[g.gate, f"{g.value:.4f} ({'passed' if g.passed else 'failed'}, {g.threshold:g})", "-"] for g in verdict.gates]
@@ -149,8 +160,11 @@ def _show(name: str, alias: str, number: int, holder: int | None, decision: Deci
             ["difference, 95 % interval", f"{100 * found.low:+.2f} to {100 * found.high:+.2f} points", ""],
             ["McNemar's exact p", f"{found.p_value:.3g}", ""],
         ]
-    holds = f"{alias} now ({history.describe(holder)})"
-    table(f"{name} version {number} for {alias}", ["", f"version {number}", holds], rows)
+    if found and found.rejudged:
+        rows.append(["test split", verdict.test_sha256[:12], "judged on it for this comparison"])
+    place = f"{current.alias} now" if current.rival == current.now else "by the history"
+    table(f"{name} version {number} for {current.alias}", ["", f"version {number}",
+          f"{place} ({history.describe(current.rival)})"], rows)  # fmt: skip
 
 
 def _require_text(option: str, text: str) -> None:
@@ -170,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--name", help="registered model (default: params register.name)")
     parser.add_argument("--expect-current", type=int, metavar="N", help="only if the alias is version N now")
     parser.add_argument("--override", metavar="WHY", help="promote against the verdict or the comparison; recorded for ever")
+    parser.add_argument("--test", type=Path, default=TEST, help=f"folder of the candidate's test split (default: {TEST})")
     parser.add_argument("--dry-run", action="store_true", help="show the decision and change nothing")
     args = parser.parse_args(argv)
     if args.history:
@@ -177,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.rollback:
         rollback(args.reason, args.name, args.alias, args.dry_run)
     else:
-        promote(args.version, args.reason, args.name, args.alias, args.expect_current, args.override, args.dry_run)
+        promote(args.version, args.reason, args.name, args.alias, args.expect_current, args.override, args.dry_run, args.test)
 
 
 if __name__ == "__main__":

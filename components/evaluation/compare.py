@@ -49,15 +49,18 @@ def compare_evidence(
     """`compare` on the stored predictions of two judged versions.
 
     Raises:
-        UserError: they were judged on different splits; names both digests.
+        UserError: they were judged on different splits (names both digests), or on different examples.
     """
     (mine, my_predictions), (theirs, their_predictions) = candidate, champion
     if mine.test_sha256 != theirs.test_sha256:
         raise UserError(
             f"version {mine.version} was judged on the test split {mine.test_sha256}, version {theirs.version} on "
-            f"{theirs.test_sha256}; judge both on one: bring version {theirs.version}'s model back with its parameters and "
-            "`dvc repro`, which trains nothing that DVC has"
+            f"{theirs.test_sha256}"
         )
     (ids, right), (other_ids, other_right) = correct(my_predictions), correct(their_predictions)
-    assert ids == other_ids, "the same split has the same examples in the same order"
+    if ids != other_ids:
+        raise UserError(
+            f"the predictions of versions {mine.version} and {theirs.version} are of {len(ids)} and {len(other_ids)} examples, "
+            f"and not of the same, though both verdicts name the test split {mine.test_sha256}; evaluate again"
+        )
     return compare(right, other_right, max_regression, seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.artifacts import ModelVerdict, Receipt, Verdict, write_bytes
+from components.artifacts import Manifest, ModelVerdict, Receipt, Verdict, write_bytes
 from components.data.images import Images
 from components.evaluation.gates import judge
 from components.evaluation.metrics import Metrics, compute, probabilities
@@ -45,14 +45,13 @@ def assess(
     receipt: Receipt,
     files_sha256: str,
     images: Images,
-    split: tuple[list[str], str],
+    split: Manifest,
     logits: np.ndarray,
     seconds: float,
     settings: Evaluate,
 ) -> Evaluation:
-    """Metrics, gates and evidence from a version's logits, `float32 (N, K)`, on `images`; `split` has the names of the classes
-    and the digest, `seconds` is what computing the logits took."""
-    classes, test_sha256 = split
+    """Metrics, gates and evidence from a version's logits, `float32 (N, K)`, on `images`, which are those of `split`;
+    `seconds` is what computing the logits took."""
     probability = probabilities(logits)
     metrics = compute(probability, images.labels, settings.top_k)
     gates = judge(settings.gates, metrics.scalars)
@@ -62,13 +61,13 @@ def assess(
         version=receipt.version,
         sha256=receipt.sha256,
         files_sha256=files_sha256,
-        test_sha256=test_sha256,
+        test_sha256=split.sha256,
         predictions_sha256=hashlib.sha256(predictions).hexdigest(),
         passed=all(gate.passed for gate in gates),
         metrics=metrics.scalars,
         gates=gates,
     )
-    return Evaluation(receipt, classes, probability, metrics, 1000 * seconds / len(images), predictions, verdict)
+    return Evaluation(receipt, split.classes, probability, metrics, 1000 * seconds / len(images), predictions, verdict)
 
 
 def write(folder: Path, evaluations: dict[str, Evaluation], images: Images) -> None:

@@ -38,14 +38,15 @@ class State:
     now: int | None
     expected: int | None
     entries: list[Entry]
-    # The number of the last move of any alias, and whether the expected version is still in the registry.
+    # The number of the last move of any alias, and the versions that are in the registry.
     after: int
-    there: bool
+    there: frozenset[int]
 
     @property
     def interrupted(self) -> bool:
         """The last move is written and the alias not yet set: its author died in between, or is about to set it."""
-        return bool(self.entries) and self.there and self.now != self.expected and self.now == self.entries[-1].move.source
+        last = self.entries[-1].move.source if self.entries else self.expected
+        return self.now != self.expected and self.now == last and (self.expected is None or self.expected in self.there)
 
     @property
     def holder(self) -> int | None:
@@ -54,15 +55,28 @@ class State:
 
     @property
     def rival(self) -> int | None:
-        """Whom a candidate is compared with: where the history leads, even if somebody moved the alias by hand since."""
-        return self.expected if self.entries and self.there else self.now
+        """Whom a candidate is compared with: where the history leads, even if somebody moved the alias by hand since; if that
+        version was deleted, whoever stood there before it."""
+        if not self.entries or self.expected is None:
+            return self.now
+        stood = [self.expected, *(entry.move.target for entry in reversed(self.live))]
+        return next((version for version in stood if version in self.there), self.now)
 
     @property
-    def undoable(self) -> Entry | None:
-        """The last move that is not itself taken back or the taking back of another."""
+    def live(self) -> list[Entry]:
+        """The moves that are neither taken back nor the taking back of another."""
         undone = {entry.move.undoes for entry in self.entries}
-        live = [entry for entry in self.entries if entry.move.undoes is None and entry.number not in undone]
-        return live[-1] if live else None
+        return [entry for entry in self.entries if entry.move.undoes is None and entry.number not in undone]
+
+    def before(self, entry: Entry) -> int | None:
+        """Where the alias stood before a move: where the history led then, so that what was set by hand does not come back.
+        Only before the first move is it what was found there."""
+        earlier = [other for other in self.entries if other.number < entry.number]
+        return earlier[-1].move.target if earlier else entry.move.source
+
+    def overridden(self, version: int) -> bool:
+        """Whether somebody has put a version here against what spoke against it, and said why."""
+        return any(entry.move.target == version and entry.move.override for entry in self.entries)
 
     def doubt(self, name: str) -> str | None:
         """How the alias came to stand elsewhere than its history leads."""
@@ -107,7 +121,7 @@ def state(client: MlflowClient, name: str, alias: str) -> State:
     everything = read(client, name)
     entries = [entry for entry in everything if entry.move.alias == alias]
     expected = entries[-1].move.target if entries else None
-    there = expected is None or any(int(version.version) == expected for version in registry.versions(client, name))
+    there = frozenset(int(version.version) for version in registry.versions(client, name))
     after = everything[-1].number if everything else 0
     return State(alias, registry.aliases(client, name).get(alias), expected, entries, after, there)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import tempfile
@@ -129,7 +128,7 @@ def check(lineage: Lineage) -> list[list[str]]:
         recorded = {key: value for key, value in lineage.params.items() if key.startswith("recipe.")}
         results = [
             ["commit", MATCHES, commit],
-            _compared("recipe", json.dumps(recorded, sort_keys=True), _recipe(at_commit, lineage.model)),
+            _recipe(recorded, at_commit, lineage.model),
             _compared("data.raw", facts.get("data.raw.sha256"), _raw(at_commit, tree)),
         ]
         for lock in provenance.locks(commit):
@@ -137,9 +136,9 @@ def check(lineage: Lineage) -> list[list[str]]:
             if weights.exists() and sha256_file(weights) == facts.get(registry.SHA256):
                 break
         for fact, path in _SPLITS.items():
-            manifest = tree / path / MANIFEST
-            found = Manifest.read(manifest).sha256 if manifest.exists() else None
-            results.append(_compared(f"data.{fact}", facts.get(f"data.{fact}.sha256"), found))
+            results.append(_compared(f"data.{fact}", facts.get(f"data.{fact}.sha256"), _split(tree / path)))
+        tested = registry.verdict_of(lineage.version).test_sha256 if registry.STATUS in lineage.version.tags else None
+        results.append(_compared("data.test", tested, _split(tree / "data/prepared/test")))
         results.append(_compared("weights", facts.get(registry.SHA256), sha256_file(weights) if weights.exists() else None))
     return results
 
@@ -150,10 +149,19 @@ def _compared(fact: str, expected: str | None, found: str | None) -> list[str]:
     return [fact, MATCHES if expected == found else DIFFERS, found]
 
 
-def _recipe(params: Params, model: str) -> str:
+def _split(folder: Path) -> str | None:
+    manifest = folder / MANIFEST
+    return Manifest.read(manifest).sha256 if manifest.exists() else None
+
+
+def _recipe(recorded: dict[str, str], params: Params, model: str) -> list[str]:
     recipe = params.train.models.get(model)
-    flat = runs.flatten({"recipe": recipe.model_dump(mode="json")}) if recipe else {}
-    return json.dumps({key: str(value) for key, value in flat.items()}, sort_keys=True)
+    if recipe is None or not recorded:
+        return ["recipe", "cannot be checked", "not recorded" if recipe else f"params.yaml of the commit has no model {model}"]
+    found = {key: str(value) for key, value in runs.flatten({"recipe": recipe.model_dump(mode="json")}).items()}
+    # A key that the schema got since then has its default, which is what was done before there was a choice.
+    differing = [f"{key} is {found.get(key)}, was {was}" for key, was in sorted(recorded.items()) if found.get(key) != was]
+    return ["recipe", DIFFERS if differing else MATCHES, ", ".join(differing) or f"{len(recorded)} parameters"]
 
 
 def _raw(params: Params, tree: Path) -> str | None:

@@ -199,8 +199,8 @@ def predictions_of(version: ModelVersion) -> bytes:
     return data
 
 
-def require_intact(version: ModelVersion) -> ModelVerdict:
-    """The verdict of a version, after fetching its files again and comparing them with those that were judged.
+def intact(version: ModelVersion) -> tuple[ModelVerdict, Loaded]:
+    """The verdict of a version and its model, after fetching its files again and comparing them with those that were judged.
 
     Raises:
         UserError: it was never evaluated, or was altered since; names both digests.
@@ -214,9 +214,9 @@ def require_intact(version: ModelVersion) -> ModelVerdict:
         if judged != found:
             raise UserError(
                 f"{version.name} version {version.version} was altered after its verdict: its {what} were judged "
-                f"with sha256 {judged}, now it is {found}; it is not promoted"
+                f"with sha256 {judged}, now it is {found}; nothing may rely on it"
             )
-    return verdict
+    return verdict, loaded
 
 
 def get(client: MlflowClient, name: str, number: int) -> ModelVersion:

@@ -10,14 +10,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from components.artifacts import Receipt
+from components.artifacts import Manifest, Receipt
+from components.data.images import Images
+from components.data.shards import read_split, write_split
 from components.errors import UserError
 from components.tracking import history, registry
 from pipelines import promote as verb
 from pipelines import trace
-from tests.integration.versions import NAME, folder, judge, make
+from tests.integration.versions import EXAMPLES, NAME, NETWORK, folder, judge, make
 
 ROOT = Path(__file__).resolve().parents[2]
 BETTER = (1600, 1700, 1800, 1900)
@@ -282,11 +286,105 @@ def test_a_cut_history_is_told(client: Any, four: list[Receipt]) -> None:
         promote(four[2])
 
 
-def test_versions_judged_on_different_splits_are_not_compared(client: Any, four: list[Receipt]) -> None:
+def test_versions_judged_on_different_splits_are_not_compared(client: Any, four: list[Receipt], tmp_path: Path) -> None:
     judge(client, four[1], BETTER[1], split="u" * 64)
     promote(four[0])
-    with pytest.raises(UserError, match=f"test split {'u' * 64}, version {four[0].version} on {'t' * 64}"):
+    split = f"test split {'u' * 64}, version {four[0].version} on {'t' * 64}"
+    with pytest.raises(UserError, match=f"{split}; .* where now is nothing"):
         promote(four[1])
+    other = a_test_split(tmp_path / "other")
+    with pytest.raises(UserError, match=f"{split}; .* where now is {other.sha256}"):
+        promote(four[1], test=tmp_path / "other")
+    assert champion(client) == four[0].version
+
+
+def a_test_split(where: Path, classes: tuple[str, ...] = ("a", "b", "c"), seed: int = 0) -> Manifest:
+    """As many examples as `judge` judges on, with the same ids and labels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (EXAMPLES, *NETWORK.shape), np.uint8)
+    ids = [f"test/{n}" for n in range(EXAMPLES)]
+    return write_split(where, "test", Images(pixels, np.arange(EXAMPLES) % 3, ids), list(classes), shard_mb=1)
+
+
+def test_a_champion_judged_on_another_split_is_judged_on_the_candidates(
+    client: Any, four: list[Receipt], tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = tmp_path / "test"
+    split = a_test_split(where)
+    promote(four[0])
+    module = registry.load(four[0]).module
+    pixels, labels = read_split(where)[0].pixels, np.arange(EXAMPLES) % 3
+    right = float((module(torch.from_numpy(pixels)).argmax(1).numpy() == labels).mean())
+
+    judge(client, four[1], 100, split=split.sha256)
+    with pytest.raises(UserError, match=f"may be worse than version {four[0].version}"):
+        promote(four[1], test=where)
+    judge(client, four[1], 1900, split=split.sha256)
+    before = dump(home)
+    promote(four[1], dry_run=True, test=where)
+    assert dump(home) == before
+    promote(four[1], test=where)
+    assert champion(client) == four[1].version
+    found = history.read(client, NAME)[-1].move.comparison
+    assert found is not None
+    assert (found.rejudged, found.champion_top1, found.candidate_top1) == (True, right, 0.95)
+    assert "judged on it for this comparison" in capsys.readouterr().out
+
+    more = a_test_split(tmp_path / "more", ("a", "b", "d"))
+    judge(client, four[2], 1990, split=more.sha256)
+    with pytest.raises(UserError, match=f"cannot be compared with version {four[1].version}: .* was trained for 3 classes"):
+        promote(four[2], test=tmp_path / "more")
+
+    another = a_test_split(tmp_path / "another", seed=1)
+    judge(client, four[2], 1990, split=another.sha256)
+    added = folder(client, four[1]) / "data" / "more"
+    added.write_text("x")
+    try:
+        with pytest.raises(UserError, match=f"version {four[1].version} was altered after its verdict"):
+            promote(four[2], test=tmp_path / "another")
+    finally:
+        added.unlink()
+
+
+def test_a_rollback_brings_back_what_the_history_knows_and_nothing_that_failed(client: Any, four: list[Receipt]) -> None:
+    promote(four[1])
+    judge(client, four[0], BETTER[0], passed=False)
+    client.set_registered_model_alias(NAME, "champion", str(four[0].version))
+    promote(four[2])
+    verb.rollback("what stood here by hand stays away")
+    assert champion(client) == four[1].version
+    judge(client, four[1], BETTER[1], passed=False)
+    promote(four[3])
+    with pytest.raises(UserError, match=f"does not return to version {four[1].version}: its verdict failed"):
+        verb.rollback("to one that was judged again and failed")
+    assert champion(client) == four[3].version
+    promote(four[0], override="needed for a day")
+    promote(four[3])
+    verb.rollback("the override stands for ever")
+    assert champion(client) == four[0].version
+
+
+def test_champion_is_compared_whatever_alias_the_parameters_name(client: Any, four: list[Receipt], home: Path) -> None:
+    promote(four[3])
+    text = (home / "params.yaml").read_text()
+    assert "alias: champion" in text
+    (home / "params.yaml").write_text(text.replace("alias: champion", "alias: production"))
+    try:
+        with pytest.raises(UserError, match=f"may be worse than version {four[3].version}"):
+            promote(four[0], alias="champion")
+    finally:
+        (home / "params.yaml").write_text(text)
+
+
+def test_where_the_champion_was_deleted_whoever_stood_there_before_is_the_measure(client: Any, four: list[Receipt]) -> None:
+    promote(four[2])
+    spare = make(client, seed=51)
+    judge(client, spare, 1950)
+    promote(spare)
+    client.delete_model_version(NAME, str(spare.version))
+    with pytest.raises(UserError, match=f"may be worse than version {four[2].version}"):
+        promote(four[0])
+    promote(four[3])
+    assert champion(client) == four[3].version
 
 
 def test_altered_predictions_are_no_evidence(client: Any, four: list[Receipt]) -> None:

@@ -73,21 +73,21 @@ def test_a_receipt_of_another_registry_is_refused(client: Any) -> None:
 def test_what_was_judged_must_still_be_there_to_the_byte(client: Any) -> None:
     receipt, other = make(client, seed=4), make(client, seed=5)
     with pytest.raises(UserError, match="was never evaluated"):
-        registry.require_intact(registry.get(client, NAME, receipt.version))
+        registry.intact(registry.get(client, NAME, receipt.version))
     registry.record_verdict(client, receipt, verdict(receipt), b"none", {"top1": 0.9})
     version = registry.get(client, NAME, receipt.version)
-    assert registry.require_intact(version) == verdict(receipt)
+    assert registry.intact(version)[0] == verdict(receipt)
     assert registry.predictions_of(version) == b"none"
     described = folder(client, receipt) / "MLmodel"
     kept = described.read_text()
     described.write_text(kept + "# touched\n")
     with pytest.raises(UserError, match="altered after its verdict: its files were judged with sha256"):
-        registry.require_intact(version)
+        registry.intact(version)
     described.write_text(kept)
     archive = Path("data") / "model.pt2"
     shutil.copy(folder(client, other) / archive, folder(client, receipt) / archive)
     with pytest.raises(UserError, match=f"its weights were judged with sha256 {receipt.sha256}, now it is {other.sha256}"):
-        registry.require_intact(version)
+        registry.intact(version)
     with pytest.raises(UserError, match=f"expected sha256 {receipt.sha256}, found {other.sha256}"):
         registry.load(receipt)
 
