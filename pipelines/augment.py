@@ -12,7 +12,7 @@ from components.artifacts import staged
 from components.console import Meter, launch, say
 from components.data.augmentation import OnDisk, make_copies
 from components.data.preview import Samples, preview
-from components.data.shards import Writer, read_labels, read_manifest, read_shards
+from components.data.shards import Writer, read_labels, read_manifest, read_pieces
 from components.params import load_params
 
 
@@ -23,7 +23,7 @@ def run(train: Path, out: Path) -> None:
     with staged(out) as folder, Meter("augment") as meter:
         writer = Writer(folder / "train", "train", manifest.shape, manifest.classes, params.preprocess.shard_mb)
         samples = Samples(len(manifest.classes))
-        for images in read_shards(train, manifest):
+        for images in read_pieces(train, manifest):
             writer.add(images)
             samples.add(images)
         labels = read_labels(train, manifest)

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from components.artifacts import Manifest
 from components.data.images import Images
-from components.data.shards import read_shards
+from components.data.shards import read_pieces
 from components.params import (
     Affine,
     Augment,
@@ -111,8 +111,8 @@ class OnDisk:
     def fetch(self, row: int) -> tuple[np.ndarray, str]:
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         if shard != self.shard:
-            wanted = self.manifest.model_copy(update={"shards": self.manifest.shards[shard : shard + 1]})
-            self.shard, self.images = shard, next(read_shards(self.folder, wanted))
+            pieces = read_pieces(self.folder, self.manifest, slice(shard, shard + 1))
+            self.shard, self.images = shard, Images.concatenate(list(pieces))
         at = row - int(self.starts[shard])
         return self.images.pixels[at], self.images.ids[at]
 

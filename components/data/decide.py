@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from components.data import duplicates, splits
-from components.data.sources.base import SPLITS, Entry, Refusal
+from components.data.sources.base import SPLITS, Refusal, Source
 from components.data.survey import Survey
 from components.errors import UserError
 from components.params import Preprocess
@@ -56,42 +55,51 @@ def decide(found: Survey, settings: Preprocess, seed: int) -> Decision:
     TooManyRefusedError: more than `max_quarantined_fraction`.
     UserError: one image is in several of the source's splits, or a split is left empty.
     """
-    source = found.source
-    entries = [source.entries[row] for row in found.facts["row"].tolist()]
-    names, label = _labels(found, entries)
-    given = np.array([SPLITS.index(entry.split) if entry.split else splits.NONE for entry in entries], np.int8)
+    source, rows = found.source, found.facts["row"]
+    names, label = _labels(source, rows)
+    given = source.entries.splits[rows]
     # Of several copies the first stays, one that the source gives a split before one that is still to be drawn.
     order = np.argsort(given == splits.NONE, kind="stable")
     first = np.empty(len(order), np.int64)
     first[order] = order[duplicates.same(found.facts["digest"][order])]
     wrong = duplicates.contradicting(first, label)
-    quarantine = found.refused + list(_two_labels(found, entries, first, np.flatnonzero(wrong)))
+    quarantine = found.refused + list(_two_labels(found, first, np.flatnonzero(wrong)))
     _check_share(quarantine, len(source.entries) + len(source.refused), settings)
-    _check_leaks(entries, given, first, ~wrong)
+    _check_leaks(found, given, first, ~wrong)
     again = np.flatnonzero(~wrong & (first != np.arange(len(first)))) if settings.duplicates == "drop" else np.empty(0, int)
-    quarantine += [Refusal(entries[row].id, "duplicate", f"of {entries[first[row]].id}", _hex(found, row)) for row in again]
+    quarantine += [
+        Refusal(found.entry(row).id, "duplicate", f"of {found.entry(int(first[row])).id}", found.content(row))
+        for row in again.tolist()
+    ]
     wrong[again] = True
     used = np.flatnonzero(~wrong)
     near = duplicates.near(found.facts["hash"][used], settings.near_distance) if settings.near_duplicates != "ignore" else None
-    split = np.full(len(entries), splits.NONE, np.int8)
-    group = np.array([entries[row].group for row in used])
-    together = [duplicates.same(first[used]), np.where(group == "", np.arange(len(used)), duplicates.same(group))]
+    split = np.full(len(rows), splits.NONE, np.int8)
+    groups = source.entries.groups.names
+    group = source.entries.groups.codes[rows[used]]
+    alone = np.array([name == "" for name in groups])[group]
+    copies = duplicates.same(first[used])
+    together = [copies, np.where(alone, np.arange(len(used)), duplicates.same(group))]
     if near is not None and settings.near_duplicates == "group":
         together.append(near)
     digests = found.facts["digest"]
-    keys = [name.encode() or digests[row] for name, row in zip(group.tolist(), used.tolist(), strict=True)]
-    split[used] = splits.assign(given[used], _units(together), keys, settings.val_fraction, settings.test_fraction, seed)
+
+    def key(row: int) -> bytes:
+        return groups[group[row]].encode() or bytes(digests[used[row]])
+
+    split[used] = splits.assign(given[used], _units(together), key, settings.val_fraction, settings.test_fraction, seed)
     names, label, gone = _present(found, names, label, used)
-    clusters = [] if near is None else _clusters(used, near, duplicates.same(digests[used]))
+    clusters = [] if near is None else _clusters(used, near, copies)
     decision = Decision(split, label, names, sorted(quarantine), len(again), clusters, [])
     decision.warnings.extend(_warnings(decision, gone, settings))
     return decision
 
 
-def _labels(found: Survey, entries: list[Entry]) -> tuple[list[str], np.ndarray]:
-    names = list(found.source.classes) or sorted({entry.label for entry in found.source.entries})
+def _labels(source: Source, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    labels = source.entries.labels
+    names = list(source.classes) or sorted(labels.names)
     number = {name: n for n, name in enumerate(names)}
-    return names, np.array([number[entry.label] for entry in entries], np.int64)
+    return names, np.array([number[name] for name in labels.names], np.int64)[labels.codes[rows]]
 
 
 def _present(found: Survey, names: list[str], label: np.ndarray, used: np.ndarray) -> tuple[list[str], np.ndarray, list[str]]:
@@ -111,13 +119,13 @@ def _units(together: list[np.ndarray]) -> np.ndarray:
     return units
 
 
-def _two_labels(found: Survey, entries: list[Entry], first: np.ndarray, rows: np.ndarray) -> Iterable[Refusal]:
+def _two_labels(found: Survey, first: np.ndarray, rows: np.ndarray) -> Iterable[Refusal]:
     labels: dict[int, set[str]] = {}
     for row in rows:
-        labels.setdefault(int(first[row]), set()).add(entries[row].label)
+        labels.setdefault(int(first[row]), set()).add(found.entry(row).label)
     for row in rows:
         detail = f"the same pixels are in {', '.join(sorted(labels[int(first[row])]))}"
-        yield Refusal(entries[row].id, "two labels", detail, _hex(found, row))
+        yield Refusal(found.entry(row).id, "two labels", detail, found.content(row))
 
 
 def _check_share(quarantine: list[Refusal], total: int, settings: Preprocess) -> None:
@@ -134,10 +142,10 @@ def _check_share(quarantine: list[Refusal], total: int, settings: Preprocess) ->
         )
 
 
-def _check_leaks(entries: list[Entry], given: np.ndarray, first: np.ndarray, rows: np.ndarray) -> None:
+def _check_leaks(found: Survey, given: np.ndarray, first: np.ndarray, rows: np.ndarray) -> None:
     leaks = np.flatnonzero(rows & (given != splits.NONE) & (given != given[first]))
     if len(leaks):
-        pairs = "; ".join(f"{entries[row].id} = {entries[first[row]].id}" for row in leaks[:5])
+        pairs = "; ".join(f"{found.entry(row).id} = {found.entry(first[row]).id}" for row in leaks[:5])
         raise UserError(
             f"{len(leaks):,} images are in two of the source's splits with the same pixels, which would make what is measured "
             f"too good: {pairs}{'; ...' if len(leaks) > 5 else ''}. Take each out of one of them"
@@ -172,7 +180,3 @@ def _warnings(decision: Decision, gone: list[str], settings: Preprocess) -> Iter
         apart = sum(len(set(decision.split[cluster].tolist())) > 1 for cluster in decision.clusters)
         if apart:
             yield f"{apart:,} clusters of near-duplicates lie in several splits (`near_duplicates: group` keeps each in one)"
-
-
-def _hex(found: Survey, row: int | np.integer[Any]) -> str:
-    return bytes(found.facts["content"][row]).ljust(32, b"\0").hex()

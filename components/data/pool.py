@@ -16,7 +16,7 @@ from torch import Tensor
 
 from components.artifacts import Manifest, forgotten, only_one
 from components.data.images import Images
-from components.data.shards import read_labels, read_manifest, read_shards, read_split
+from components.data.shards import read_labels, read_manifest, read_pieces, read_split
 from components.errors import UserError
 
 # Share of a node's free memory that the images of all its workers may take.
@@ -81,7 +81,7 @@ class OnDisk:
     def names(self, rows: list[int]) -> list[str]:
         found: dict[int, str] = {}
         start = 0
-        for images in read_shards(self.folder, self.manifest):
+        for images in read_pieces(self.folder, self.manifest):
             found |= {row: images.ids[row - start] for row in rows if start <= row < start + len(images)}
             start += len(images)
         return [found[row] for row in rows]
@@ -123,7 +123,7 @@ def unpack(folder: Path, manifest: Manifest, cache: Path, alive: Callable[[], No
         beside = path.with_suffix(".partial")
         try:
             with beside.open("wb") as file:
-                for images in read_shards(folder, manifest):
+                for images in read_pieces(folder, manifest):
                     file.write(np.ascontiguousarray(images.pixels).data)
                     alive()
             beside.replace(path)

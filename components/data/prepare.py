@@ -15,14 +15,14 @@ from components.data.survey import Survey
 
 
 def write_splits(folder: Path, found: Survey, decision: Decision, shard_mb: int) -> dict[str, Manifest]:
-    """Writes every split below `folder`, its images in the source's order, a shard's worth in memory at a time."""
+    """Writes every split below `folder`, its images in the source's order, a row group's worth in memory at a time."""
     manifests = {}
     for number, split in enumerate(SPLITS):
         writer = Writer(folder / split, split, found.shape, decision.classes, shard_mb)
         counts = ChannelCounts(found.shape[2])
         rows = np.flatnonzero(decision.split == number)
-        for start in range(0, len(rows), writer.rows_per_shard):
-            part = rows[start : start + writer.rows_per_shard]
+        for start in range(0, len(rows), writer.rows_per_group):
+            part = rows[start : start + writer.rows_per_group]
             images = Images(found.pixels(part), decision.label[part], [found.entry(row).id for row in part])
             if split == "train":
                 counts.add(images.pixels)

@@ -50,7 +50,7 @@ def write_report(path: Path, found: Survey, decision: Decision, settings: Prepro
         dropped=decision.dropped,
         warnings=decision.warnings,
         splits=list(zip(SPLITS, counts.sum(axis=0).tolist(), strict=True)),
-        given=sorted({entry.split for entry in found.source.entries} - {""}),
+        given=sorted(SPLITS[split] for split in set(found.source.entries.splits.tolist()) - {NONE}),
         classes=_classes(found, decision, counts),
         more_classes=max(0, len(decision.classes) - _CLASSES),
         reasons=sorted(

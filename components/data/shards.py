@@ -34,7 +34,7 @@ def write_split(
 
 
 class Writer:
-    """Writes one split, given piece by piece, shard by shard: no more than one shard and one piece are in memory.
+    """Writes one split, given piece by piece: no more than one row group (`rows_per_group`) and one piece are in memory.
 
     The same images give the same bytes, whatever the pieces.
     """
@@ -42,25 +42,36 @@ class Writer:
     def __init__(self, folder: Path, split: str, shape: tuple[int, ...], classes: list[str], shard_mb: int) -> None:
         folder.mkdir(parents=True)
         self.folder, self.split, self.shape, self.classes = folder, split, shape, classes
-        self.rows_per_shard = max(1, (shard_mb << 20) // math.prod(shape))
+        size = math.prod(shape)
+        self.rows_per_shard = max(1, (shard_mb << 20) // size)
+        # What a reader that streams takes at a time.
+        self.rows_per_group = min(self.rows_per_shard, max(1, (_GROUP_MB << 20) // size))
+        self.schema = pa.schema({"id": pa.string(), "label": pa.int32(), "image": pa.binary(size)})
         self.shards: list[Shard] = []
         self.class_counts = np.zeros(len(classes), np.int64)
         self.pending: list[Images] = []
         self.waiting = 0
+        self.file: pq.ParquetWriter | None = None
+        self.rows_in_file = 0
 
     def add(self, images: Images) -> None:
         start = 0
         while start < len(images):
-            stop = min(len(images), start + self.rows_per_shard - self.waiting)
+            stop = min(len(images), start + self._room() - self.waiting)
             self.pending.append(images.slice(start, stop))
             self.waiting += stop - start
             start = stop
-            if self.waiting == self.rows_per_shard:
-                self._flush()
+            if self.waiting == self._room():
+                self._write_group()
+
+    def _room(self) -> int:
+        """Rows of the group that is being filled."""
+        return min(self.rows_per_group, self.rows_per_shard - self.rows_in_file)
 
     def finish(self, channels: Channels | None = None, origin: dict[str, str] | None = None) -> Manifest:
         if self.waiting:
-            self._flush()
+            self._write_group()
+        self._close_shard()
         height, width, depth = self.shape
         manifest = Manifest(
             split=self.split,
@@ -75,26 +86,32 @@ class Writer:
         manifest.write(self.folder / MANIFEST)
         return manifest
 
-    def _flush(self) -> None:
+    def _write_group(self) -> None:
         images = self.pending[0] if len(self.pending) == 1 else Images.concatenate(self.pending)
         self.pending, self.waiting = [], 0
-        size = math.prod(self.shape)
-        table = pa.table(
-            {
-                "id": pa.array(images.ids, pa.string()),
-                "label": pa.array(images.labels, pa.int32()),
-                "image": pa.FixedSizeBinaryArray.from_buffers(
-                    pa.binary(size), len(images), [None, pa.py_buffer(np.ascontiguousarray(images.pixels).reshape(-1))]
-                ),
-            }
-        )
-        path = self.folder / f"{len(self.shards):05d}.parquet"
-        # Pixels hardly repeat: a dictionary would only cost time. zstd's fastest level keeps reading cheap. A row group of a
-        # few MB is what a reader that streams takes at a time.
-        rows = max(1, (_GROUP_MB << 20) // size)
-        pq.write_table(table, path, compression="zstd", compression_level=1, use_dictionary=False, row_group_size=rows)
-        self.shards.append(Shard(file=path.name, rows=table.num_rows, sha256=sha256_file(path)))
+        flat = pa.py_buffer(np.ascontiguousarray(images.pixels).reshape(-1))
+        pixels = pa.FixedSizeBinaryArray.from_buffers(self.schema.field("image").type, len(images), [None, flat])
+        table = pa.table([pa.array(images.ids, pa.string()), pa.array(images.labels, pa.int32()), pixels], self.schema)
+        if self.file is None:
+            # Pixels hardly repeat: a dictionary would only cost time. zstd's fastest level keeps reading cheap.
+            self.file = pq.ParquetWriter(
+                self._path(), self.schema, compression="zstd", compression_level=1, use_dictionary=False
+            )
+        self.file.write_table(table, row_group_size=len(images))
+        self.rows_in_file += len(images)
         self.class_counts += np.bincount(images.labels, minlength=len(self.classes))
+        if self.rows_in_file == self.rows_per_shard:
+            self._close_shard()
+
+    def _path(self) -> Path:
+        return self.folder / f"{len(self.shards):05d}.parquet"
+
+    def _close_shard(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            path = self._path()
+            self.shards.append(Shard(file=path.name, rows=self.rows_in_file, sha256=sha256_file(path)))
+            self.file, self.rows_in_file = None, 0
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -110,7 +127,7 @@ def read_split(folder: Path) -> tuple[Images, Manifest]:
     manifest = read_manifest(folder)
     pixels = np.empty((manifest.rows, *manifest.shape), np.uint8)
     labels, ids, start = [], [], 0
-    for images in read_shards(folder, manifest):
+    for images in read_pieces(folder, manifest):
         stop = start + len(images)
         pixels[start:stop] = images.pixels
         labels.append(images.labels)
@@ -119,9 +136,10 @@ def read_split(folder: Path) -> tuple[Images, Manifest]:
     return Images(pixels, np.concatenate(labels), ids), manifest
 
 
-def read_shards(folder: Path, manifest: Manifest) -> Iterator[Images]:
-    """Reads one split a shard at a time, for whoever need not have it all at once. Raises as `read_split` does."""
-    for shard in manifest.shards:
+def read_pieces(folder: Path, manifest: Manifest, shards: slice = slice(None)) -> Iterator[Images]:
+    """Reads one split, or some of its shards, a few megabytes at a time, for whoever need not have it all at once. Raises as
+    `read_split` does."""
+    for shard in manifest.shards[shards]:
         path = folder / shard.file
         found = sha256_file(path) if path.is_file() else "no file"
         if found != shard.sha256:
@@ -129,14 +147,17 @@ def read_shards(folder: Path, manifest: Manifest) -> Iterator[Images]:
                 f"{path}: expected sha256 {shard.sha256}, found {found}; "
                 "remove it from the workspace and from the DVC cache, then `dvc repro`"
             )
-        table = pq.read_table(path, memory_map=False)
-        parts = []
-        for chunk in table["image"].chunks:
-            size = chunk.type.byte_width
-            flat = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * size, chunk.offset * size)
-            parts.append(flat.reshape(len(chunk), *manifest.shape))
-        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        yield Images(pixels, table["label"].to_numpy().astype(np.int64), table["id"].to_pylist())
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group).combine_chunks()
+                column = table["image"].chunk(0)
+                size = column.type.byte_width
+                flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size, column.offset * size)
+                yield Images(
+                    flat.reshape(len(column), *manifest.shape),
+                    table["label"].to_numpy().astype(np.int64),
+                    table["id"].to_pylist(),
+                )
 
 
 def read_labels(folder: Path, manifest: Manifest) -> np.ndarray:

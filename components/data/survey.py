@@ -13,7 +13,7 @@ import numpy as np
 
 from components.data.decoder import Rules
 from components.data.examine import FACTS, Examined, examine
-from components.data.sources.base import Entry, Refusal, Source, digest_of
+from components.data.sources.base import Entries, Entry, Refusal, Source, digest_of
 from components.errors import UserError
 from components.params import Preprocess
 
@@ -30,10 +30,12 @@ Map = Callable[..., Iterator[Any]]
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found. `facts` (see `examine.FACTS`) has a row for each accepted image, in the source's order."""
+    """What was found. `facts` (see `examine.FACTS`) has a row for each accepted image, in the source's order; `contents` the
+    content's digest, `uint8 (N, 32)`, of every entry, zeros where it could not be read."""
 
     source: Source
     facts: np.ndarray
+    contents: np.ndarray
     refused: list[Refusal]
     shape: tuple[int, int, int]
     sha256: str
@@ -41,6 +43,10 @@ class Survey:
 
     def entry(self, index: int) -> Entry:
         return self.source.entries[int(self.facts["row"][index])]
+
+    def content(self, index: int) -> str:
+        """SHA-256 of an accepted image's file."""
+        return bytes(self.contents[int(self.facts["row"][index])]).hex()
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
         """`uint8 (N, H, W, C)` of some of the accepted images; no others are brought into memory."""
@@ -68,7 +74,7 @@ def rules_of(settings: Preprocess, encoded: bool) -> Rules:
 
 
 def is_small(source: Source) -> bool:
-    return len(source.entries) <= _FEW_ROWS and sum(entry.size for entry in source.entries) <= _FEW_MB << 20
+    return len(source.entries) <= _FEW_ROWS and source.entries.size <= _FEW_MB << 20
 
 
 def survey(
@@ -83,17 +89,21 @@ def survey(
     total = len(source.entries)
     each = _bytes_of_one(source, rules)
     _check_room(spool, total * each)
-    facts, refused, shapes = [np.empty(0, FACTS)], list(source.refused), dict[tuple[int, ...], str]()
+    refused, shapes = list(source.refused), dict[tuple[int, ...], str]()
+    # In one piece from the start, and without what is in `contents`: the driver has these of every image.
+    facts = np.zeros(total, [(name, FACTS[name]) for name in FACTS.names or () if name != "content"])
     contents = np.zeros((total, 32), np.uint8)
-    done = 0
+    accepted = done = 0
     with spool.open("wb") as file:
         result: Examined
         for result in run(examine, _chunks(source.entries, each), source, rules):
             shapes = result.shapes | shapes
             _check_shapes(shapes)
             file.write(result.pixels.reshape(-1).data)
-            # A copy: what Ray hands over are views, each of which keeps its chunk's pixels in memory.
-            facts.append(result.facts.copy())
+            stop = accepted + len(result.facts)
+            for name in facts.dtype.names or ():
+                facts[name][accepted:stop] = result.facts[name]
+            accepted = stop
             contents[result.facts["row"]] = np.ascontiguousarray(result.facts["content"]).view(np.uint8).reshape(-1, 32)
             for row, refusal, content in result.refused:
                 refused.append(refusal)
@@ -105,7 +115,7 @@ def survey(
         raise UserError(f"{settings.source.path}: none of {total:,} images can be used ({reasons})")
     height, width, channels = next(iter(shapes))
     raw = digest_of(source.entries, source.refused, (content.tobytes() for content in contents))
-    return Survey(source, np.concatenate(facts), refused, (height, width, channels), raw, spool)
+    return Survey(source, facts[:accepted], contents, refused, (height, width, channels), raw, spool)
 
 
 def here(function: Callable[..., Any], inputs: Iterable[tuple[Any, ...]], *shared: Any) -> Iterator[Any]:
@@ -125,7 +135,7 @@ def _bytes_of_one(source: Source, rules: Rules) -> int:
     return 1
 
 
-def _chunks(entries: list[Entry], each: int) -> Iterator[tuple[int, list[Entry]]]:
+def _chunks(entries: Entries, each: int) -> Iterator[tuple[int, list[Entry]]]:
     most = max(1, min(_CHUNK_ROWS, (_CHUNK_PIXEL_MB << 20) // each))
     start, size = 0, 0
     for row, entry in enumerate(entries):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -15,14 +16,84 @@ SPLITS = ("train", "val", "test")
 
 
 class Entry(NamedTuple):
-    """One image of a source. `id` is unique and printable; `key` is the source's own way to it; `size` in bytes, if known."""
+    """One image of a source. `id` is unique and printable, and the source's own way to it; `size` in bytes, if known."""
 
     id: str
     label: str
     split: str = ""
     group: str = ""
-    key: Any = None
     size: int = 0
+
+
+class Names:
+    """Strings that repeat, as numbers (`codes`) into those that there are (`names`)."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._number: dict[str, int] = {}
+        self._codes = array("i")
+
+    def append(self, name: str) -> None:
+        number = self._number.setdefault(name, len(self.names))
+        if number == len(self.names):
+            self.names.append(name)
+        self._codes.append(number)
+
+    def __getitem__(self, row: int) -> str:
+        return self.names[self._codes[row]]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """`int32 (N,)`."""
+        return np.array(self._codes, np.int32)
+
+
+class Entries(Sequence[Entry]):
+    """Entries, packed: the driver holds all of a source's, and as tuples of strings they would take five times the memory."""
+
+    def __init__(self, rows: Iterable[Entry] = ()) -> None:
+        self.labels, self.groups = Names(), Names()
+        self._ids, self._ends, self._splits, self._sizes = bytearray(), array("q"), array("b"), array("q")
+        self.extend(rows)
+
+    def extend(self, rows: Iterable[Entry]) -> None:
+        for row in rows:
+            self._ids += row.id.encode("utf-8", "surrogateescape")
+            self._ends.append(len(self._ids))
+            self._splits.append(SPLITS.index(row.split) if row.split else -1)
+            self._sizes.append(row.size)
+            self.labels.append(row.label)
+            self.groups.append(row.group)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> Entry: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Entry]: ...
+    def __getitem__(self, at: int | slice) -> Entry | list[Entry]:
+        if isinstance(at, slice):
+            return [self[row] for row in range(len(self))[at]]
+        row = range(len(self))[at]
+        name = self._ids[self._ends[row - 1] if row else 0 : self._ends[row]].decode("utf-8", "surrogateescape")
+        split = self._splits[row]
+        return Entry(name, self.labels[row], SPLITS[split] if split >= 0 else "", self.groups[row], self._sizes[row])
+
+    @property
+    def splits(self) -> np.ndarray:
+        """`int8 (N,)`, indices into SPLITS, -1 where the source gives none."""
+        return np.array(self._splits, np.int8)
+
+    @property
+    def size(self) -> int:
+        """Bytes, as far as known."""
+        return sum(self._sizes)
+
+
+def number_of(entry: Entry) -> int:
+    """Row of an image whose id ends with it, `train/17`."""
+    return int(entry.id.rpartition("/")[2])
 
 
 class Refusal(NamedTuple):
@@ -38,7 +109,7 @@ class Source(ABC):
     """A set of labelled images. To add a kind: a module with a subclass, a line in `components.data.sources`, a section in
     `components.params`."""
 
-    entries: list[Entry]
+    entries: Entries
     refused: list[Refusal]
     # The order of the classes; empty: that of their names.
     classes: Sequence[str] = ()

@@ -39,14 +39,14 @@ class CsvFile(Source):
         split = table[s.split_column].str.strip() if s.split_column else blank
         check_splits(where, split)
         columns = (table[s.path_column], table[s.label_column], split, table[s.group_column] if s.group_column else blank)
-        rows = [Entry(path, label, split, group, path) for path, label, split, group in zip(*columns, strict=True)]
+        rows = [Entry(path, label, split, group) for path, label, split, group in zip(*columns, strict=True)]
         self.entries, self.refused = sorted_out(sorted(rows))
-        self.classes = in_order({entry.label for entry in self.entries})
+        self.classes = in_order({*self.entries.labels.names})
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
         for entry in entries:
-            path = PurePosixPath(entry.key)
-            if path.is_absolute() or ".." in path.parts or "\\" in entry.key or not self.tree.holds(entry.key):
+            path = PurePosixPath(entry.id)
+            if path.is_absolute() or ".." in path.parts or "\\" in entry.id or not self.tree.holds(entry.id):
                 yield Refusal(entry.id, "outside", "the path is absolute, or leads upwards or out of the folder")
             else:
                 yield self.tree.read(str(path), self.limit)

@@ -12,7 +12,7 @@ import numpy as np
 
 from components.artifacts import sha256_file
 from components.data.images import Images
-from components.data.sources.base import Entry, Refusal, Source
+from components.data.sources.base import Entries, Entry, Refusal, Source, number_of
 from components.errors import UserError
 
 SUMS = "SHA256SUMS"
@@ -34,14 +34,14 @@ class Idx(Source):
     def __init__(self, folder: Path) -> None:
         train, test, self.classes = load(folder)
         self.refused, self.images = [], {"train": train, "test": test}
-        self.entries = [
-            Entry(name, self.classes[label], split, key=row)
+        self.entries = Entries(
+            Entry(name, self.classes[label], split)
             for split, images in self.images.items()
-            for row, (name, label) in enumerate(zip(images.ids, images.labels.tolist(), strict=True))
-        ]
+            for name, label in zip(images.ids, images.labels.tolist(), strict=True)
+        )
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
-        return (self.images[entry.split].pixels[entry.key] for entry in entries)
+        return (self.images[entry.split].pixels[number_of(entry)] for entry in entries)
 
 
 def load(folder: Path) -> tuple[Images, Images, list[str]]:

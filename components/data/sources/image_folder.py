@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from components.data.sources.base import SPLITS, Entry, Refusal, Source
+from components.data.sources.base import SPLITS, Entries, Entry, Refusal, Source
 from components.data.sources.tree import Tree
 from components.errors import UserError
 
@@ -30,21 +29,21 @@ class ImageFolder(Source):
         top = {folder for folder in folders if "/" not in folder}
         layered = "train" in top and top <= set(_LAYER)
         depth = 2 if layered else 1
-        self.entries = []
+        self.entries = Entries()
         for path, size in files:
             parts = path.split("/")
             if len(parts) <= depth:
                 self.refused.append(Refusal(path, "no class", "it is in no class's folder"))
                 continue
             split = _LAYER[parts[0]] if layered else ""
-            self.entries.append(Entry(path, sys.intern(parts[depth - 1]), split, "", path, size))
+            self.entries.extend([Entry(path, parts[depth - 1], split, size=size)])
         if not self.entries:
             raise UserError(
                 "preprocess.source: no file in a class's folder; image_folder wants a folder per class, "
                 f"or {', '.join(SPLITS)} folders with a folder per class in each"
             )
         named = {folder.split("/")[-1] for folder in folders if folder.count("/") == depth - 1}
-        self.empty = sorted(named - {entry.label for entry in self.entries})
+        self.empty = sorted(named - {*self.entries.labels.names})
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
-        return (self.tree.read(entry.key, self.limit) for entry in entries)
+        return (self.tree.read(entry.id, self.limit) for entry in entries)

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.sources.base import Entry, Refusal, Source
+from components.data.sources.base import Entry, Refusal, Source, number_of
 from components.data.sources.table import check_columns, check_splits, in_order, sorted_out
 from components.data.sources.tree import too_large
 from components.errors import UserError
@@ -31,6 +31,7 @@ class ParquetFile(Source):
 
         self.settings, self.limit, s = settings, max_file_mb << 20, settings
         self.fs, root = fsspec.core.url_to_fs(s.path)
+        self.root = root
         self.shareable = "memory" not in self.fs.protocol
         paths = [root] if self.fs.isfile(root) else sorted(self.fs.glob(f"{root}/**/*.parquet"))
         if not paths:
@@ -47,23 +48,27 @@ class ParquetFile(Source):
                     table = opened.read(wanted).to_pandas().fillna("").astype(str)
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(f"{path} cannot be read as Parquet: {error}") from None
-            name = path.rsplit("/", 1)[-1] if path == root else path[len(root) :].lstrip("/")
+            name = self._name(path)
             blank = pd.Series("", index=table.index)
             split = table[s.split_column] if s.split_column else blank
             check_splits(path, split)
             columns = (table[s.label_column], split, table[s.group_column] if s.group_column else blank)
-            rows += [Entry(f"{name}/{n:08d}", *rest, (path, n)) for n, rest in enumerate(zip(*columns, strict=True))]
+            rows += [Entry(f"{name}/{n:08d}", *rest) for n, rest in enumerate(zip(*columns, strict=True))]
         if len(kinds) > 1:
             raise UserError(f"{s.path}: some files hold arrays and some encoded images; all must hold the same")
         self.encoded = kinds.pop()
         self.entries, self.refused = sorted_out(rows)
-        self.classes = in_order({entry.label for entry in self.entries})
+        self.classes = in_order({*self.entries.labels.names})
+        self.paths = {self._name(path): path for path in paths}
+
+    def _name(self, path: str) -> str:
+        return path.rsplit("/", 1)[-1] if path == self.root else path[len(self.root) :].lstrip("/")
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
-        for path, rows in groupby(entries, lambda entry: entry.key[0]):
+        for name, rows in groupby(entries, lambda entry: entry.id.rpartition("/")[0]):
             wanted = list(rows)
-            with self.fs.open(path, "rb") as file:
-                cells = _cells(pq.ParquetFile(file), self.settings.image_column, [entry.key[1] for entry in wanted])
+            with self.fs.open(self.paths[name], "rb") as file:
+                cells = _cells(pq.ParquetFile(file), self.settings.image_column, [number_of(entry) for entry in wanted])
                 for entry, cell in zip(wanted, cells, strict=True):
                     yield self._content(entry.id, cell)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from components.data.sources.base import SPLITS, Entry, Refusal, printable
+from components.data.sources.base import SPLITS, Entries, Entry, Refusal, printable
 from components.errors import UserError
 
 
@@ -26,24 +26,23 @@ def in_order(labels: set[str]) -> list[str]:
     return sorted(labels, key=int if all(label.isascii() and label.isdigit() for label in labels) else str)
 
 
-def sorted_out(rows: list[Entry]) -> tuple[list[Entry], list[Refusal]]:
+def sorted_out(rows: list[Entry]) -> tuple[Entries, list[Refusal]]:
     """Entries as they can be used, and why the others cannot: no label, or one path with two labels or in two rows."""
-    entries: list[Entry] = []
-    refused: list[Refusal] = []
-    labels: dict[str, set[str]] = {}
+    entries, refused = Entries(), list[Refusal]()
+    label: dict[str, str] = {}
+    several: dict[str, set[str]] = {}
     for row in rows:
-        labels.setdefault(row.id, set()).add(row.label)
-    seen: set[str] = set()
+        if (first := label.setdefault(row.id, row.label)) != row.label:
+            several.setdefault(row.id, {first}).add(row.label)
     for row in rows:
         if not printable(row.id) or not printable(row.label):
             refused.append(Refusal(ascii(row.id)[1:-1], "name", "the path or label is not printable text"))
         elif not row.label.strip():
             refused.append(Refusal(row.id, "no label"))
-        elif len(labels[row.id]) > 1:
-            refused.append(Refusal(row.id, "two labels", f"listed as {', '.join(sorted(labels[row.id]))}"))
-        elif row.id in seen:
+        elif row.id in several:
+            refused.append(Refusal(row.id, "two labels", f"listed as {', '.join(sorted(several[row.id]))}"))
+        elif label.pop(row.id, None) is None:
             refused.append(Refusal(row.id, "listed twice"))
         else:
-            seen.add(row.id)
-            entries.append(row)
+            entries.extend([row])
     return entries, refused

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from components.data.sources.base import Entry, Refusal, Source
+from components.data.sources.base import Entries, Entry, Refusal, Source, number_of
 from components.errors import UserError
 from components.params import TorchvisionSource
 
@@ -30,7 +30,7 @@ class TorchvisionSet(Source):
         from torchvision import datasets
 
         kind = getattr(datasets, settings.dataset)
-        self.entries, self.refused, self.pixels = [], [], {}
+        self.entries, self.refused, self.pixels = Entries(), [], {}
         for split in ("train", "test"):
             which = {"split": split} if settings.dataset in _BY_SPLIT else {"train": split == "train"}
             try:
@@ -42,10 +42,10 @@ class TorchvisionSet(Source):
                 ) from None
             self.pixels[split], labels = _arrays(data)
             self.classes = [str(name) for name in getattr(data, "classes", range(int(labels.max()) + 1))]
-            self.entries += [Entry(f"{split}/{n}", self.classes[label], split, key=n) for n, label in enumerate(labels)]
+            self.entries.extend(Entry(f"{split}/{n}", self.classes[label], split) for n, label in enumerate(labels))
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
-        return (self.pixels[entry.split][entry.key] for entry in entries)
+        return (self.pixels[entry.split][number_of(entry)] for entry in entries)
 
 
 def _arrays(data: Any) -> tuple[np.ndarray, np.ndarray]:

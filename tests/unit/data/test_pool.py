@@ -56,14 +56,14 @@ def test_what_does_not_fit_beside_the_others_goes_to_the_disk(
 
 def test_the_file_is_made_once_however_many_ask(split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    real = pools.read_shards
+    real = pools.read_pieces
 
     def slow(*arguments: object) -> object:
         made.append(arguments)
         time.sleep(0.2)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pools, "read_shards", slow)
+    monkeypatch.setattr(pools, "read_pieces", slow)
     threads = [threading.Thread(target=open_pool, args=(split, "disk", tmp_path / "cache", CPU, 1)) for _ in range(3)]
     for thread in threads:
         thread.start()

@@ -37,7 +37,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_the_pieces_in_which_images_come_change_nothing_and_shards_can_be_read_one_by_one(tmp_path: Path) -> None:
+def test_the_pieces_in_which_images_come_change_nothing_and_they_can_be_read_in_pieces(tmp_path: Path) -> None:
     images = make_images(700, size=64, channels=3)
     shards.write_split(tmp_path / "whole", "train", images, CLASSES, shard_mb=1)
     writer = shards.Writer(tmp_path / "parts", "train", images.pixels.shape[1:], CLASSES, shard_mb=1)
@@ -47,8 +47,10 @@ def test_the_pieces_in_which_images_come_change_nothing_and_shards_can_be_read_o
     assert len(manifest.shards) > 5
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
-    parts = list(shards.read_shards(tmp_path / "parts", manifest))
-    assert [len(part) for part in parts] == [shard.rows for shard in manifest.shards]
+    parts = list(shards.read_pieces(tmp_path / "parts", manifest))
+    assert [len(part) for part in parts] == [shard.rows for shard in manifest.shards], "a row group is no more than a shard"
+    second = list(shards.read_pieces(tmp_path / "parts", manifest, slice(1, 2)))
+    assert [part.ids for part in second] == [parts[1].ids]
     assert shards.Images.concatenate(parts).ids == images.ids
 
 
