@@ -1,7 +1,7 @@
 """Kiln's stages on a folder of images, and the peak memory of each of their processes: `CHECKOUT RESULT STAGE...`.
 
-A figure is the largest private memory (USS: what would come back if that process alone ended) seen in samples taken twice a
-second; shared memory, such as the object store and what the system caches of files, is nobody's.
+A figure is the largest private memory (USS: what would come back if that process alone ended) seen in samples taken five
+times a second; shared memory, such as the object store and what the system caches of files, is nobody's.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Peaks:
         self.thread.start()
 
     def _sample(self) -> None:
-        while not self.done.wait(0.5):
+        while not self.done.wait(0.2):
             try:
                 family = [self.driver, *self.driver.children(recursive=True)]
             except psutil.NoSuchProcess:

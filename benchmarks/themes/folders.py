@@ -45,7 +45,7 @@ def theme(settings: Settings) -> Theme:
             f"{STAGE}: all checks, near-duplicates included, splits and report; from the end of the imports, the start of Ray "
             "included",
             f"memory: {', '.join(f'{n * unit:,}' for n in TIMES)} images; `train.images: disk`, one epoch of cnn on 2 workers; "
-            "private memory, sampled twice a second",
+            "private memory, sampled five times a second",
         ],
     )  # fmt: skip
 

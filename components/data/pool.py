@@ -24,9 +24,10 @@ _SHARE = 0.25
 
 
 class Pool(Protocol):
-    """`labels` is `int64 (N,)`."""
+    """`labels` is `int64 (N,)`, `shape` that of one image, `(H, W, C)`."""
 
     labels: Tensor
+    shape: tuple[int, ...]
 
     def __len__(self) -> int: ...
 
@@ -42,7 +43,7 @@ class Resident:
 
     def __init__(self, images: Images, device: torch.device) -> None:
         self.pixels, self.labels = torch.from_numpy(images.pixels).to(device), torch.from_numpy(images.labels)
-        self.ids = images.ids
+        self.ids, self.shape = images.ids, images.pixels.shape[1:]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,7 +65,8 @@ class OnDisk:
     def __init__(self, folder: Path, cache: Path, device: torch.device, alive: Callable[[], None]) -> None:
         self.folder, self.manifest, self.device = folder, read_manifest(folder), device
         self.labels = torch.from_numpy(read_labels(folder, self.manifest))
-        self.size = int(np.prod(self.manifest.shape))
+        self.shape: tuple[int, ...] = self.manifest.shape
+        self.size = int(np.prod(self.shape))
         self.file = unpack(folder, self.manifest, cache, alive).open("rb")
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class OnDisk:
         for place in np.argsort(rows.numpy()):
             if os.preadv(self.file.fileno(), [images[place]], int(rows[place]) * self.size) != self.size:
                 raise UserError(f"{self.file.name} was cut short; remove it and run this again")
-        return torch.from_numpy(images.reshape(len(rows), *self.manifest.shape)).to(self.device)
+        return torch.from_numpy(images.reshape(len(rows), *self.shape)).to(self.device)
 
     def names(self, rows: list[int]) -> list[str]:
         found: dict[int, str] = {}

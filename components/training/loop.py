@@ -239,12 +239,14 @@ def validate(model: Classifier, images: Pool, device: torch.device, around: Surr
     """
     model.eval()
     rank, world = rank_and_world()
-    starts = range(0, len(images), VALIDATION_BATCH)
+    # In fp32 a batch of large images would take more memory than a step of training does.
+    size = max(1, min(VALIDATION_BATCH, VALIDATION_BATCH * 64 * 64 // (images.shape[0] * images.shape[1])))
+    starts = range(0, len(images), size)
     sums = torch.zeros(len(starts), 2, dtype=torch.float64, device=device)
     for n, start in enumerate(starts):
         if n % world == rank:
             around.alive()
-            rows = torch.arange(start, min(start + VALIDATION_BATCH, len(images)))
+            rows = torch.arange(start, min(start + size, len(images)))
             targets = images.labels[rows].to(device)
             logits = model(images.take(rows))
             sums[n, 0] = F.cross_entropy(logits.double(), targets, reduction="sum")
