@@ -1,7 +1,7 @@
 """Kiln's stages on a folder of images, and the peak memory of each of their processes: `CHECKOUT RESULT STAGE...`.
 
-A figure is the largest private memory (USS: what would come back if that process alone ended) seen in samples taken five
-times a second; shared memory, such as the object store and what the system caches of files, is nobody's.
+A figure is the peak of a process's own memory: the kernel's high-water mark of what is resident (a sample would miss the
+activations of a batch), less what of files and of shared memory, such as the object store, is mapped.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class Peaks:
         self.thread.start()
 
     def _sample(self) -> None:
-        while not self.done.wait(0.2):
+        while not self.done.wait(0.5):
             try:
                 family = [self.driver, *self.driver.children(recursive=True)]
             except psutil.NoSuchProcess:
                 return
             for process in family:
                 try:
-                    kind, size = _kind(process, self.driver), process.memory_full_info().uss
-                except (psutil.Error, IndexError):
+                    kind, size = _kind(process, self.driver), _peak(process.pid)
+                except (psutil.Error, OSError, KeyError):
                     continue
                 self.found[kind] = max(self.found.get(kind, 0), size)
 
@@ -63,6 +63,13 @@ class Peaks:
         self.done.set()
         self.thread.join()
         return {kind: self.found[kind] for kind in ("driver", "worker") if kind in self.found}
+
+
+def _peak(pid: int) -> int:
+    """Bytes; `KeyError` for a process that has ended."""
+    rows = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    highest, files, shared = (int(rows[name].split()[0]) << 10 for name in ("VmHWM", "RssFile", "RssShmem"))
+    return highest - files - shared
 
 
 def _kind(process: psutil.Process, driver: psutil.Process) -> str:

@@ -15,13 +15,13 @@ SIDE, TIMES = 32, (1, 4, 16)
 
 
 def theme(settings: Settings) -> Theme:
-    rows, unit = (600, 100) if settings.smoke else (60_000, 15_000)
+    rows, unit = (600, 100) if settings.smoke else (60_000, 10_000)
     folder = data.jpegs(settings.scratch / "jpegs", rows, SIDE)
     there = _checkout(settings.scratch / "folders", folder)
     sized = {}
     for n in TIMES:
         images = data.jpegs(settings.scratch / f"jpegs-{n}", n * unit, SIDE)
-        sized[n] = _checkout(settings.scratch / f"times-{n}", images)
+        sized[n] = _checkout(settings.scratch / f"times-{n}", images, epochs=TIMES[-1] // n)
     return Theme(
         name="folders",
         title="A folder of JPEGs, prepared",
@@ -44,8 +44,9 @@ def theme(settings: Settings) -> Theme:
             f"JPEGs of {SIDE} x {SIDE} pixels, quality 90, ten classes, a directory each; in the system's cache",
             f"{STAGE}: all checks, near-duplicates included, splits and report; from the end of the imports, the start of Ray "
             "included",
-            f"memory: {', '.join(f'{n * unit:,}' for n in TIMES)} images; `train.images: disk`, one epoch of cnn on 2 workers; "
-            "private memory, sampled five times a second",
+            f"memory: {', '.join(f'{n * unit:,}' for n in TIMES)} images; `train.images: disk`, cnn on 2 workers for "
+            f"{', '.join(str(TIMES[-1] // n) for n in TIMES)} epochs, so that all do the same work; "
+            "a process's peak resident memory, less what it maps of files and shares",
         ],
     )  # fmt: skip
 
@@ -58,10 +59,12 @@ def _growth(metric: str) -> Callable[[Round], float]:
     return lambda figures: figure(figures, _grown(16), metric) / figure(figures, _grown(1), metric)
 
 
-def _checkout(folder: Path, images: Path) -> Path:
+def _checkout(folder: Path, images: Path, epochs: int = 1) -> Path:
     values: dict[str, Any] = data.params()
     values["preprocess"] = {"source": {"kind": "image_folder", "path": str(images)}, "val_fraction": 0.1, "test_fraction": 0.1}
     values["train"]["images"] = "disk"
+    for recipe in values["train"]["models"].values():
+        recipe |= {"epochs": epochs, "warmup_epochs": 0.5}
     return checkout.copy(folder, values)
 
 
