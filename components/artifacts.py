@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -190,8 +190,12 @@ FORGET_DAYS = 30
 def forgotten(paths: Iterable[Path], now: float | None = None) -> list[Path]:
     """Those files and folders that nobody has written to, or into, for `FORGET_DAYS`."""
     limit = (time.time() if now is None else now) - FORGET_DAYS * 86_400
-    touched = {path: [path, *(path.iterdir() if path.is_dir() else ())] for path in paths}
-    return sorted(path for path, parts in touched.items() if max(part.stat().st_mtime for part in parts) < limit)
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process takes it away at this moment
+            if max(part.stat().st_mtime for part in (path, *(path.iterdir() if path.is_dir() else ()))) < limit:
+                found.append(path)
+    return sorted(found)
 
 
 def sha256_file(path: Path) -> str:

@@ -12,41 +12,27 @@ from typing import Any
 import yaml
 
 from benchmarks import checkout, data
+from benchmarks.contenders.common import TRAIN
 from benchmarks.harness import OWN_RAY
 from benchmarks.model import Case, Round, Settings, Target, Theme, figure, mean
 
 STAGE, RAW, EXAMPLE = "kiln train stage", "kiln from raw images", "ray's example"
 _PREPARE = "-m pipelines.preprocess --out data/prepared"
-_TRAIN = "-m pipelines.train --model cnn --train data/prepared/train --val data/prepared/val --out models/cnn"
 
 
 def theme(settings: Settings) -> Theme:
     epochs = 1 if settings.smoke else 10
     home = _home(settings.scratch / "home")
     there = checkout.copy(settings.scratch / "checkout", _params(settings))
-    test = data.prepared() / "test"
-
-    def fresh(_: int) -> None:
-        for name in ("models", "mlflow.db", "mlartifacts", ".kiln", "data/prepared"):
-            path = there / name
-            shutil.rmtree(path, ignore_errors=True)
-            path.unlink(missing_ok=True)
-
-    def with_data(number: int) -> None:
-        fresh(number)
-        rows = 2000 if settings.smoke else None
-        data.cut(data.prepared(), there / "data" / "prepared", rows, 500 if settings.smoke else None)
-
-    env = {"PYTHONPATH": str(there)}
-    score = [sys.executable, "-m", "benchmarks.contenders.scored", str(there / "models/cnn/weights.safetensors"), str(test)]
+    env, score = {"PYTHONPATH": str(there)}, score_of(there)
     return Theme(
         name="time_to_accuracy",
         title="Wall time to the accuracy of Ray's Fashion-MNIST example",
         metric="wall_s",
         unit="seconds, start-up included",
         cases=[
-            Case(STAGE, _shell(_TRAIN), cwd=there, env=env, before=with_data, score=score),
-            Case(RAW, _shell(_PREPARE, _TRAIN), cwd=there, env=env, before=fresh, score=score),
+            Case(STAGE, shell(TRAIN), cwd=there, env=env, before=lambda _: with_data(there, settings), score=score),
+            Case(RAW, shell(_PREPARE, TRAIN), cwd=there, env=env, before=lambda _: emptied(there), score=score),
             Case(
                 EXAMPLE,
                 [sys.executable, "-m", "benchmarks.contenders.ray_example", "{result}", str(epochs)],
@@ -68,7 +54,26 @@ def theme(settings: Settings) -> Theme:
     )
 
 
-def _shell(*commands: str) -> Sequence[str]:
+def emptied(there: Path) -> None:
+    """Takes away what a checkout's stages have left and remember."""
+    for name in ("models", "mlflow.db", "mlartifacts", ".kiln", "data/prepared"):
+        path = there / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+
+
+def with_data(there: Path, settings: Settings) -> None:
+    emptied(there)
+    rows = 2000 if settings.smoke else None
+    data.cut(data.prepared(), there / "data" / "prepared", rows, 500 if settings.smoke else None)
+
+
+def score_of(there: Path) -> list[str]:
+    weights, test = there / "models" / "cnn" / "weights.safetensors", data.prepared() / "test"
+    return [sys.executable, "-m", "benchmarks.contenders.scored", str(weights), str(test)]
+
+
+def shell(*commands: str) -> Sequence[str]:
     return ["sh", "-ec", " && ".join(f'"{sys.executable}" {command}' for command in commands)]
 
 

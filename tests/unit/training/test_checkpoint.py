@@ -123,3 +123,4 @@ def test_a_training_counts_as_forgotten_after_a_time(tmp_path: Path) -> None:
     for days, expected in ((-1, []), (1, ["new", "old"])):
         gone = forgotten((tmp_path / "runs").iterdir(), now + (FORGET_DAYS + days) * 86_400)
         assert [path.name for path in gone] == expected
+    assert forgotten([tmp_path / "runs" / "taken away meanwhile"]) == []
