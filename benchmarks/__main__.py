@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from components.provenance import ROOT
 THEMES = ("throughput", "time_to_accuracy", "step", "start", "folders")
 # Long, so only when they are named.
 ON_DEMAND = ("accuracy", "record")
+_PATIENCE_S = 240
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -32,18 +34,27 @@ def main() -> None:
     if args.repeats < 3 and not args.smoke:
         raise UserError(f"--repeats {args.repeats}: a spread needs at least 3 (or --smoke, which claims nothing)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the running contender and removes what it left
-    load = os.getloadavg()[0]
     bad = False
     # Short, because sockets of Ray's live below it.
     with tempfile.TemporaryDirectory(prefix="kiln-bench-") as scratch:
         settings = Settings(args.repeats, args.smoke, Path(scratch), args.rows, args.epochs, args.network)
         for name in args.themes or THEMES:
             theme: Theme = importlib.import_module(f"benchmarks.themes.{name}").theme(settings)
+            load = os.getloadavg()[0] if args.smoke else _quiet()
             measured = measure(theme, settings, say)
             bad = bad or bool(measured.failed)
             _leave(theme, measured, args, load)
     if bad:
         sys.exit(1)
+
+
+def _quiet() -> float:
+    """Waits a while for the load of what ran before to decay (it is an average over a minute); returns what is left of it."""
+    end = time.monotonic() + _PATIENCE_S
+    while (load := os.getloadavg()[0]) > report.QUIET and time.monotonic() < end:
+        say(f"waiting for a quiet machine: load {load:.1f}")
+        time.sleep(20)
+    return load
 
 
 def _leave(theme: Theme, measured: Measured, args: argparse.Namespace, load: float) -> None:

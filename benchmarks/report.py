@@ -12,7 +12,7 @@ from benchmarks.model import Judgement, Spread, Theme, judge
 from components.artifacts import write_bytes
 
 # A load (processes that want a core) above this when nothing of ours runs is somebody else's.
-_QUIET = 0.5
+QUIET = 0.5
 
 
 def judgements(theme: Theme, measured: Measured) -> list[Judgement]:
@@ -38,7 +38,7 @@ def page(theme: Theme, measured: Measured, facts: dict[str, str], load: float, n
     lines = [f"# {theme.title}", ""]
     if smoke:
         lines += ["**A smoke run: shows that every contender works. Its figures mean nothing.**", ""]
-    if load > _QUIET:
+    if load > QUIET:
         lines += [f"**The machine was not quiet: load {load:.1f} before the first case. Do not quote these figures.**", ""]
     lines += ["| target | wanted | median (lowest to highest) | |", "|---|---|---|---|"]
     for found in judgements(theme, measured):
