@@ -15,8 +15,13 @@ from benchmarks.themes.time_to_accuracy import score_of, shell, with_data
 
 # What was found by trying on the validation split; the test images were looked at for the record alone.
 RECIPES: dict[int, dict[str, Any]] = {
-    93: {"architecture": "cnn", "epochs": 8, "learning_rate": 0.2, "warmup_epochs": 1.0, "augment": {"flip": 0.5}},
-}
+    93: {
+        "architecture": "cnn", "epochs": 8, "learning_rate": 0.2, "warmup_epochs": 1.0, "weight_decay": 1e-3,
+        "label_smoothing": 0.1, "augment": {"flip": 0.5},
+    },
+}  # fmt: skip
+# What is to be bettered. Nobody has published another for two cores.
+SECONDS = {93: 180.0}
 SEEDS = 5
 
 
@@ -43,7 +48,9 @@ def theme(settings: Settings) -> Theme:
         unit="seconds, start-up included",
         cases=cases,
         targets=[
-            Target("12", f"seconds of {_name(percent)}", _seconds(percent), float("inf"), False, condition=_accurate(percent))
+            Target(
+                "12", f"seconds of {_name(percent)}", _seconds(percent), SECONDS[percent], False, condition=_accurate(percent)
+            )
             for percent in RECIPES
         ],
         conditions=[
