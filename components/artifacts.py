@@ -183,6 +183,9 @@ class Move(Record):
     nonce: str
 
 
+# What `preprocess` refused when it was too much: no out of the stage, for a stage that fails leaves none.
+REFUSED = Path(".kiln") / "quarantine.csv"
+
 # What was given up is kept this long, so that a holiday does not cost it.
 FORGET_DAYS = 30
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from components.artifacts import staged
+from components.artifacts import REFUSED, staged
 from components.cluster.spread import stream
 from components.console import Meter, launch, say
 from components.data import sources
@@ -18,9 +18,6 @@ from components.data.survey import here, is_small, survey
 from components.errors import UserError
 from components.params import load_params
 from components.provenance import ROOT
-
-# No out of the stage: a stage that fails leaves none.
-REFUSED = ROOT / ".kiln" / "quarantine.csv"
 
 
 def run(out: Path) -> None:
@@ -43,9 +40,10 @@ def run(out: Path) -> None:
         try:
             decision = decide(found, settings, params.seed)
         except TooManyRefusedError as error:
-            REFUSED.parent.mkdir(exist_ok=True)
-            write_quarantine(REFUSED, sorted(error.quarantine))
-            raise UserError(f"{error}\nAll of them are in {os.path.relpath(REFUSED)}") from None
+            path = ROOT / REFUSED
+            path.parent.mkdir(exist_ok=True)
+            write_quarantine(path, sorted(error.quarantine))
+            raise UserError(f"{error}\nAll of them are in {os.path.relpath(path)}") from None
         manifests = write_splits(folder, found, decision, settings.shard_mb)
         write_quarantine(folder / "quarantine.csv", decision.quarantine)
         write_report(folder / "report.html", found, decision, settings)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from components.cluster.collect import check_same, collect
+from components.cluster.collect import check_same, collect, collect_refused
 from components.cluster.package import job_key, pack
 from components.cluster.repository import check_remote, check_stages, dvc
 from components.cluster.results import Shown
@@ -52,6 +52,7 @@ def attach(client: Any, job: str) -> int:
     if code := jobs.exit_code(details):
         if not log.strip():
             say(details.message or "")
+        collect_refused(log)
         say(f"submit: to try again, submit again: what finished is not repeated, training resumes (exit code {code})")
         return code
     check_same(details.metadata or {}, job)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from components.artifacts import write_bytes
+from contextlib import suppress
+
+from components.artifacts import REFUSED, write_bytes
 from components.cluster import results
 from components.cluster.package import LOCK, job_key, pack
 from components.cluster.repository import dvc
@@ -20,6 +22,16 @@ def check_same(metadata: dict[str, str], job: str) -> None:
             "in the DVC remote: bring the tree back (`git stash`, `git checkout`, or beside: `git worktree add`) and "
             f"--attach {job}"
         )
+
+
+def collect_refused(log: str) -> None:
+    """Writes the list of images that a job's `preprocess` refused, if that is what it ended with."""
+    with suppress(UserError):  # no result in the log
+        _, files = results.parse(log)
+        if set(files) == {str(REFUSED)}:
+            (ROOT / REFUSED).parent.mkdir(exist_ok=True)
+            write_bytes(ROOT / REFUSED, files[str(REFUSED)])
+            say(f"submit: what was refused is in {REFUSED} here too")
 
 
 def collect(log: str) -> None:

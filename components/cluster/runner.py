@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from components.artifacts import only_one
+from components.artifacts import REFUSED, only_one
 from components.cluster import nodes, repository, results, storage
 from components.cluster.package import LOCK
 from components.cluster.session import FORWARDED, session
@@ -43,6 +43,9 @@ def run(job: str, mark: str | None, stages: Sequence[str]) -> int:
         say("job: results to the DVC remote")
         pushed = _dvc(folder, "push", "--run-cache")
         if code or pushed:
+            refused = folder / REFUSED
+            for line in results.lines("", {str(REFUSED): refused.read_bytes()}) if refused.exists() else ():
+                print(line, flush=True)
             return code or pushed
         lock = lock_file.read_text(encoding="utf-8")
         paths = [path for outs in results.uncached(folder, lock).values() for path in outs]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from tests.integration.hosts import skip_without_rights
 from tests.integration.ray_cluster import SECRET, TOKEN, Proxy, RayCluster, UserClone
@@ -122,6 +123,27 @@ def test_a_dirty_tree_is_refused_and_said(user: UserClone) -> None:
     assert done.returncode == 2
     assert " M params.yaml" in done.stdout
     assert "?? notes.txt" in done.stdout
+
+
+def test_a_job_that_refuses_too_much_brings_the_list(user: UserClone) -> None:
+    user.clone.run("git", "checkout", "-q", "-b", "photos")
+    for n in range(6):
+        path = user.path / "data" / "raw" / "photos" / "ab"[n % 2] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 40 * n).save(path)
+    path.write_bytes(path.read_bytes()[:50])
+    user.clone.change("preprocess.source", {"kind": "image_folder", "path": "data/raw/photos"})
+    user.clone.run("git", "add", "-A")
+    user.clone.run("git", "commit", "-qm", "photos, one of them cut short")
+    try:
+        done = user.submit("preprocess")
+        listed = (user.path / ".kiln" / "quarantine.csv").read_text().splitlines()
+    finally:
+        user.clone.run("git", "checkout", "-qf", "-")
+    assert done.returncode not in (0, 2), done.stdout
+    assert "max_quarantined_fraction allows" in done.stdout
+    assert "what was refused is in .kiln/quarantine.csv here too" in done.stdout
+    assert [line.split(",")[0] for line in listed] == ["path", "b/5.png"]
 
 
 def test_a_driver_outside_the_cluster_trains_on_it(user: UserClone, tmp_path: Path) -> None:
