@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from components.data import duplicates, splits
-from components.data.sources.base import SPLITS, Refusal, Source
+from components.data.sources.base import NONE, SPLITS, Refusal, Source
 from components.data.survey import Survey
 from components.errors import UserError
 from components.params import Preprocess
@@ -46,7 +46,7 @@ class Decision:
     @property
     def counts(self) -> np.ndarray:
         """Images per class and split, `int64 (classes, 3)`."""
-        used = self.split != splits.NONE
+        used = self.split != NONE
         return np.bincount(self.label[used] * 3 + self.split[used], minlength=3 * len(self.classes)).reshape(-1, 3)
 
 
@@ -59,7 +59,7 @@ def decide(found: Survey, settings: Preprocess, seed: int) -> Decision:
     names, label = _labels(source, rows)
     given = source.entries.splits[rows]
     # Of several copies the first stays, one that the source gives a split before one that is still to be drawn.
-    order = np.argsort(given == splits.NONE, kind="stable")
+    order = np.argsort(given == NONE, kind="stable")
     first = np.empty(len(order), np.int64)
     first[order] = order[duplicates.same(found.facts["digest"][order])]
     wrong = duplicates.contradicting(first, label)
@@ -74,7 +74,7 @@ def decide(found: Survey, settings: Preprocess, seed: int) -> Decision:
     wrong[again] = True
     used = np.flatnonzero(~wrong)
     near = duplicates.near(found.facts["hash"][used], settings.near_distance) if settings.near_duplicates != "ignore" else None
-    split = np.full(len(rows), splits.NONE, np.int8)
+    split = np.full(len(rows), NONE, np.int8)
     groups = source.entries.groups.names
     group = source.entries.groups.codes[rows[used]]
     alone = np.array([name == "" for name in groups])[group]
@@ -143,7 +143,7 @@ def _check_share(quarantine: list[Refusal], total: int, settings: Preprocess) ->
 
 
 def _check_leaks(found: Survey, given: np.ndarray, first: np.ndarray, rows: np.ndarray) -> None:
-    leaks = np.flatnonzero(rows & (given != splits.NONE) & (given != given[first]))
+    leaks = np.flatnonzero(rows & (given != NONE) & (given != given[first]))
     if len(leaks):
         pairs = "; ".join(f"{found.entry(row).id} = {found.entry(first[row]).id}" for row in leaks[:5])
         raise UserError(

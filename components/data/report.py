@@ -15,8 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from components.data.decide import Decision
-from components.data.sources.base import SPLITS, Refusal
-from components.data.splits import NONE
+from components.data.sources.base import NONE, SPLITS, Refusal
 from components.data.survey import Survey
 from components.params import Preprocess
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from components.data.sources.base import SPLITS
+from components.data.sources.base import NONE, SPLITS
 from components.errors import UserError
 
-NONE, TRAIN, VAL, TEST = -1, 0, 1, 2
+TRAIN, VAL, TEST = range(len(SPLITS))
 
 
 def draw(key: bytes, seed: int) -> float:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+# In place of an index into SPLITS: in none of them, or not said.
+NONE = -1
 
 
 class Entry(NamedTuple):
@@ -58,12 +60,15 @@ class Entries(Sequence[Entry]):
 
     def extend(self, rows: Iterable[Entry]) -> None:
         for row in rows:
-            self._ids += row.id.encode("utf-8", "surrogateescape")
-            self._ends.append(len(self._ids))
-            self._splits.append(SPLITS.index(row.split) if row.split else -1)
-            self._sizes.append(row.size)
-            self.labels.append(row.label)
-            self.groups.append(row.group)
+            self.append(row)
+
+    def append(self, row: Entry) -> None:
+        self._ids += row.id.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._ids))
+        self._splits.append(SPLITS.index(row.split) if row.split else NONE)
+        self._sizes.append(row.size)
+        self.labels.append(row.label)
+        self.groups.append(row.group)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -78,11 +83,11 @@ class Entries(Sequence[Entry]):
         row = range(len(self))[at]
         name = self._ids[self._ends[row - 1] if row else 0 : self._ends[row]].decode("utf-8", "surrogateescape")
         split = self._splits[row]
-        return Entry(name, self.labels[row], SPLITS[split] if split >= 0 else "", self.groups[row], self._sizes[row])
+        return Entry(name, self.labels[row], "" if split == NONE else SPLITS[split], self.groups[row], self._sizes[row])
 
     @property
     def splits(self) -> np.ndarray:
-        """`int8 (N,)`, indices into SPLITS, -1 where the source gives none."""
+        """`int8 (N,)`, indices into SPLITS, NONE where the source gives none."""
         return np.array(self._splits, np.int8)
 
     @property

@@ -36,7 +36,7 @@ class ImageFolder(Source):
                 self.refused.append(Refusal(path, "no class", "it is in no class's folder"))
                 continue
             split = _LAYER[parts[0]] if layered else ""
-            self.entries.extend([Entry(path, parts[depth - 1], split, size=size)])
+            self.entries.append(Entry(path, parts[depth - 1], split, size=size))
         if not self.entries:
             raise UserError(
                 "preprocess.source: no file in a class's folder; image_folder wants a folder per class, "

@@ -31,13 +31,13 @@ class ParquetFile(Source):
 
         self.settings, self.limit, s = settings, max_file_mb << 20, settings
         self.fs, root = fsspec.core.url_to_fs(s.path)
-        self.root = root
         self.shareable = "memory" not in self.fs.protocol
         paths = [root] if self.fs.isfile(root) else sorted(self.fs.glob(f"{root}/**/*.parquet"))
         if not paths:
             raise UserError(f"preprocess.source.path: {s.path} is no Parquet file and has none in it")
         names = {key: getattr(s, key) for key in ("image_column", "label_column", "split_column", "group_column")}
         kinds, rows = set(), []
+        self.paths: dict[str, str] = {}
         for path in paths:
             try:
                 with self.fs.open(path, "rb") as file:
@@ -48,7 +48,8 @@ class ParquetFile(Source):
                     table = opened.read(wanted).to_pandas().fillna("").astype(str)
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(f"{path} cannot be read as Parquet: {error}") from None
-            name = self._name(path)
+            name = path.rsplit("/", 1)[-1] if path == root else path[len(root) :].lstrip("/")
+            self.paths[name] = path
             blank = pd.Series("", index=table.index)
             split = table[s.split_column] if s.split_column else blank
             check_splits(path, split)
@@ -59,10 +60,6 @@ class ParquetFile(Source):
         self.encoded = kinds.pop()
         self.entries, self.refused = sorted_out(rows)
         self.classes = in_order({*self.entries.labels.names})
-        self.paths = {self._name(path): path for path in paths}
-
-    def _name(self, path: str) -> str:
-        return path.rsplit("/", 1)[-1] if path == self.root else path[len(self.root) :].lstrip("/")
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
         for name, rows in groupby(entries, lambda entry: entry.id.rpartition("/")[0]):

@@ -44,5 +44,5 @@ def sorted_out(rows: list[Entry]) -> tuple[Entries, list[Refusal]]:
         elif label.pop(row.id, None) is None:
             refused.append(Refusal(row.id, "listed twice"))
         else:
-            entries.extend([row])
+            entries.append(row)
     return entries, refused
