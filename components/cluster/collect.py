@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from components.artifacts import REFUSED, write_bytes
 from components.cluster import results
 from components.cluster.package import LOCK, job_key, pack
@@ -26,12 +24,13 @@ def check_same(metadata: dict[str, str], job: str) -> None:
 
 def collect_refused(log: str) -> None:
     """Writes the list of images that a job's `preprocess` refused, if that is what it ended with."""
-    with suppress(UserError):  # no result in the log
+    try:
         _, files = results.parse(log)
-        if set(files) == {str(REFUSED)}:
-            (ROOT / REFUSED).parent.mkdir(exist_ok=True)
-            write_bytes(ROOT / REFUSED, files[str(REFUSED)])
-            say(f"submit: what was refused is in {REFUSED} here too")
+    except UserError:  # it left nothing
+        return
+    if set(files) == {str(REFUSED)}:
+        write_bytes(ROOT / REFUSED, files[str(REFUSED)])
+        say(f"submit: what was refused is in {REFUSED} here too")
 
 
 def collect(log: str) -> None:

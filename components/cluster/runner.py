@@ -43,15 +43,17 @@ def run(job: str, mark: str | None, stages: Sequence[str]) -> int:
         say("job: results to the DVC remote")
         pushed = _dvc(folder, "push", "--run-cache")
         if code or pushed:
-            refused = folder / REFUSED
-            for line in results.lines("", {str(REFUSED): refused.read_bytes()}) if refused.exists() else ():
-                print(line, flush=True)
+            if (folder / REFUSED).exists():
+                _tell(folder, "", [str(REFUSED)])
             return code or pushed
         lock = lock_file.read_text(encoding="utf-8")
-        paths = [path for outs in results.uncached(folder, lock).values() for path in outs]
-        for line in results.lines(lock, {path: (folder / path).read_bytes() for path in paths}):
-            print(line, flush=True)
+        _tell(folder, lock, [path for outs in results.uncached(folder, lock).values() for path in outs])
         return 0
+
+
+def _tell(folder: Path, lock: str, paths: Sequence[str]) -> None:
+    for line in results.lines(lock, {path: (folder / path).read_bytes() for path in paths}):
+        print(line, flush=True)
 
 
 def _check_site() -> None:

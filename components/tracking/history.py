@@ -45,8 +45,8 @@ class State:
     @property
     def interrupted(self) -> bool:
         """The last move is written and the alias not yet set: its author died in between, or is about to set it."""
-        last = self.entries[-1].move.source if self.entries else self.expected
-        return self.now != self.expected and self.now == last and (self.expected is None or self.expected in self.there)
+        there = self.expected is None or self.expected in self.there
+        return bool(self.entries) and there and self.now != self.expected and self.now == self.entries[-1].move.source
 
     @property
     def holder(self) -> int | None:

@@ -22,7 +22,12 @@ from components.tracking import registry, runs
 _REFERENCE = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(?P<alias>[a-z][a-z0-9_-]*)|/(?P<version>[0-9]+))$")
 
 MATCHES, DIFFERS = "matches", "DIFFERS"
-_SPLITS = {"prepared": "data/prepared/train", "training": "data/augmented/train", "validation": "data/prepared/val"}
+_SPLITS = {
+    "prepared": "data/prepared/train",
+    "training": "data/augmented/train",
+    "validation": "data/prepared/val",
+    "test": "data/prepared/test",
+}
 
 
 @dataclass(frozen=True)
@@ -135,10 +140,12 @@ def check(lineage: Lineage) -> list[list[str]]:
             provenance.dvc_fetch(tree, lock)
             if weights.exists() and sha256_file(weights) == facts.get(registry.SHA256):
                 break
+        if registry.STATUS in lineage.version.tags:
+            facts = facts | {"data.test.sha256": registry.verdict_of(lineage.version).test_sha256}
         for fact, path in _SPLITS.items():
-            results.append(_compared(f"data.{fact}", facts.get(f"data.{fact}.sha256"), _split(tree / path)))
-        tested = registry.verdict_of(lineage.version).test_sha256 if registry.STATUS in lineage.version.tags else None
-        results.append(_compared("data.test", tested, _split(tree / "data/prepared/test")))
+            manifest = tree / path / MANIFEST
+            found = Manifest.read(manifest).sha256 if manifest.exists() else None
+            results.append(_compared(f"data.{fact}", facts.get(f"data.{fact}.sha256"), found))
         results.append(_compared("weights", facts.get(registry.SHA256), sha256_file(weights) if weights.exists() else None))
     return results
 
@@ -147,11 +154,6 @@ def _compared(fact: str, expected: str | None, found: str | None) -> list[str]:
     if expected is None or found is None:
         return [fact, "cannot be checked", "not recorded" if expected is None else "not to be had here"]
     return [fact, MATCHES if expected == found else DIFFERS, found]
-
-
-def _split(folder: Path) -> str | None:
-    manifest = folder / MANIFEST
-    return Manifest.read(manifest).sha256 if manifest.exists() else None
 
 
 def _recipe(recorded: dict[str, str], params: Params, model: str) -> list[str]:
