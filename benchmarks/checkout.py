@@ -31,5 +31,12 @@ def copy(folder: Path, params: dict[str, Any] | None = None) -> Path:
     return folder
 
 
+def without(folder: Path, *names: str) -> None:
+    """Takes files and folders away, if they are there."""
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).unlink(missing_ok=True)
+
+
 def _git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -31,8 +31,8 @@ def theme(settings: Settings) -> Theme:
         metric="seconds",
         unit="seconds",
         cases=[
-            Case(FIRST, stage, before=_without(there, ".kiln", "models", "mlflow.db", "mlartifacts")),
-            Case(AGAIN, stage, before=_without(there, ".kiln/runs", ".kiln/ray", "models")),
+            Case(FIRST, stage, before=lambda _: checkout.without(there, ".kiln", "models", "mlflow.db", "mlartifacts")),
+            Case(AGAIN, stage, before=lambda _: checkout.without(there, ".kiln/runs", ".kiln/ray", "models")),
             *(
                 Case(name, [sys.executable, "-m", "benchmarks.contenders.noop", str(folder), str(size), "3", "{result}"])
                 for name, (folder, size) in repositories.items()
@@ -62,15 +62,6 @@ def theme(settings: Settings) -> Theme:
 
 def _seconds(name: str) -> Callable[[Round], float]:
     return lambda figures: figure(figures, name, "seconds")
-
-
-def _without(folder: Path, *names: str) -> Callable[[int], None]:
-    def remove(_: int) -> None:
-        for name in names:
-            shutil.rmtree(folder / name, ignore_errors=True)
-            (folder / name).unlink(missing_ok=True)
-
-    return remove
 
 
 def _trivial(folder: Path) -> Path:

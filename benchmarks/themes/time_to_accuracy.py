@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,10 +57,7 @@ def theme(settings: Settings) -> Theme:
 
 def emptied(there: Path) -> None:
     """Takes away what a checkout's stages have left and remember."""
-    for name in ("models", "mlflow.db", "mlartifacts", ".kiln", "data/prepared"):
-        path = there / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
+    checkout.without(there, "models", "mlflow.db", "mlartifacts", ".kiln", "data/prepared")
 
 
 def with_data(there: Path, settings: Settings) -> None:
