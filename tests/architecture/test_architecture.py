@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -91,9 +91,11 @@ def test_every_verb_describes_itself_in_one_line_and_is_listed() -> None:
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
-def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"pipelines.{verb}", "--help"])
+    monkeypatch.delitem(sys.modules, f"pipelines.{verb}", raising=False)
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(f"pipelines.{verb}").main(["--help"])
+        runpy.run_module(f"pipelines.{verb}", run_name="__main__")  # as `python -m` does, with imports shared by all verbs
     assert ended.value.code == 0
     assert "usage:" in capsys.readouterr().out
 

@@ -400,27 +400,6 @@ def test_altered_predictions_are_no_evidence(client: Any, four: list[Receipt]) -
         path.write_bytes(kept)
 
 
-def test_two_processes_of_twenty_registrations_leave_one_version_per_model(client: Any, home: Path) -> None:
-    code = (
-        "from components.tracking import store; from tests.integration.versions import make; c = store.connect();"
-        "print(sorted({(n % 7, make(c, 900 + n % 7, 'crowd').version) for n in range(20)}))"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    told = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0, 0], told
-    assert told[0][0].splitlines()[-1] == told[1][0].splitlines()[-1], "everybody got the same version for the same model"
-    versions = registry.versions(client, "crowd")
-    assert len(versions) == 7
-    assert len({v.tags["kiln.sha256"] for v in versions}) == 7
-    assert all(v.tags["kiln.model"] == "cnn" for v in versions)
-
-
 def test_what_kiln_did_not_register_is_not_traced(client: Any, four: list[Receipt]) -> None:
     source = client.get_model_version(NAME, str(four[0].version)).source
     client.create_registered_model("foreign")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ import yaml
 
 from components.errors import UserError
 from components.models import build
+from components.provenance import ROOT
 from components.tracking import registry, runs, store
 from tests.integration.versions import NAME, NETWORK, folder, make, verdict
 
@@ -201,3 +203,24 @@ def test_a_database_that_somebody_else_holds_for_a_while_is_waited_for(client: A
     receipt = make(client, seed=21)
     assert time.monotonic() - begun > 2
     assert registry.load(receipt).sha256 == receipt.sha256
+
+
+def test_two_processes_of_twenty_registrations_leave_one_version_per_model(client: Any, home: Path) -> None:
+    code = (
+        "from components.tracking import store; from tests.integration.versions import make; c = store.connect();"
+        "print(sorted({(n % 7, make(c, 900 + n % 7, 'crowd').version) for n in range(20)}))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    told = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    assert told[0][0].splitlines()[-1] == told[1][0].splitlines()[-1], "everybody got the same version for the same model"
+    versions = registry.versions(client, "crowd")
+    assert len(versions) == 7
+    assert len({v.tags["kiln.sha256"] for v in versions}) == 7
+    assert all(v.tags["kiln.model"] == "cnn" for v in versions)
