@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and one that speaks of another process."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     Commands print it without a traceback and exit with 2; any other exception is our defect and keeps its traceback.
     """
+
+
+class PeerLostError(RuntimeError):
+    """A collective failed, or the group is gone: another rank died, froze or was cut off. It says nothing about this rank's
+    own work."""

@@ -10,21 +10,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-class PeerLostError(RuntimeError):
-    """A collective failed: another rank died, froze or was cut off. It says nothing about this rank's own work."""
+from components.errors import PeerLostError
 
 
 @contextmanager
 def _together() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo's and NCCL's errors have no class of their own in common
+    except (RuntimeError, ValueError) as error:  # gloo's and NCCL's errors, and torch's for want of a group
         raise PeerLostError(str(error)) from error
 
 
+_had_group = False
+
+
 def rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    """This rank, and how many there are.
+
+    Raises:
+        PeerLostError: this process had a group. Ray Train destroys it in the ranks that are left when one is lost, and may
+            end them half a minute later (`TorchConfig`'s backend, `on_shutdown`): they would go on alone meanwhile, and rank 0
+            would save steps made of its own share of each batch.
+    """
+    global _had_group
+    with _together():
+        if dist.is_initialized():
+            _had_group = True
+        elif not _had_group:
+            return 0, 1
+        return dist.get_rank(), dist.get_world_size()
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def test_a_frozen_raylet_counts_as_dead(
 
     told = Told(on={"started": started})
     try:
-        job = make_job(data, tmp_path, workers=(1, 2), watchdog_s=30)
+        job = make_job(data, tmp_path, workers=(1, 2), watchdog_s=30, checkpoint=Checkpoint(every_seconds=None, every_steps=1))
         returned, _ = train(job, Fault("slow", 2, rank=0), told=told)
     finally:
         os.kill(raylet, signal.SIGCONT)

@@ -20,7 +20,7 @@ from components.artifacts import Channels, Epoch, Network
 from components.data.images import Images
 from components.data.pool import Resident, open_pool
 from components.data.shards import write_split
-from components.errors import UserError
+from components.errors import PeerLostError, UserError
 from components.models import build, weights
 from components.params import Recipe
 from components.training import loop
@@ -70,13 +70,33 @@ def _rank(rank: int, world: int, port: int, results: Any, job: str, values: dict
     if job == "validate":
         torch.manual_seed(0)
         results[rank] = loop.validate(build(NETWORK), pool(VAL), torch.device("cpu"))
+    elif job == "bereft":
+        results[rank] = bereft(**values)
     else:
         try:
             results[rank] = facts(train(**values))
         except UserError as error:
             results[rank] = str(error)
-    if world > 1:
+    if world > 1 and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def bereft(calls: int) -> tuple[list[int], str]:
+    """Ray Train destroys the group under the ranks that are left when one is lost: the steps saved, and how training ended."""
+    recorder = Recorder()
+    signs = 0
+
+    def alive() -> None:
+        nonlocal signs
+        signs += 1
+        if signs == calls:
+            dist.destroy_process_group()
+
+    try:
+        train(micro_batches=2, around=dataclasses.replace(recorder.surroundings(), alive=alive))
+    except PeerLostError as error:
+        return list(recorder.states), str(error)
+    return list(recorder.states), "it went on"
 
 
 def in_world(world: int, job: str, **values: Any) -> list[Any]:
@@ -299,6 +319,13 @@ def test_a_loss_that_is_not_finite_ends_training_before_the_step(tmp_path: Path)
         train(learning_rate=1e30, warmup_epochs=0, around=recorder.surroundings())
     for state in recorder.states.values():
         assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+@pytest.mark.parametrize(("calls", "last"), [(4, 4), (9, 8)], ids=["between two steps", "while validating"])
+def test_a_rank_whose_group_is_gone_makes_no_step_of_its_own(calls: int, last: int) -> None:
+    steps, error = in_world(2, "bereft", calls=calls)[0]
+    assert steps == list(range(last + 1)), "what it would make alone is not what the group makes"
+    assert "group" in error
 
 
 def test_it_names_the_ranks_and_the_examples() -> None:
