@@ -11,10 +11,10 @@ from components.artifacts import REFUSED, staged
 from components.cluster.spread import stream
 from components.console import Meter, launch, say
 from components.data import sources
-from components.data.decide import TooManyRefusedError, decide
-from components.data.prepare import write_splits
-from components.data.report import write_quarantine, write_report
-from components.data.survey import here, is_small, survey
+from components.data.preparation.decide import TooManyRefusedError, decide
+from components.data.preparation.prepare import write_splits
+from components.data.preparation.report import write_quarantine, write_report
+from components.data.preparation.survey import here, is_small, survey
 from components.errors import UserError
 from components.params import load_params
 from components.provenance import ROOT

@@ -48,6 +48,16 @@ def test_a_stages_code_deps_are_exactly_what_it_can_import(stage: str) -> None:
     assert named == imported, "paste into dvc.yaml:\n" + "\n".join(f"      - {path}" for path in sorted(imported))
 
 
+def test_what_code_reads_from_beside_it_is_a_dep_as_well() -> None:
+    """A template, say: it has to lie in a folder that a stage depends on as a whole."""
+    deps = {ROOT / dep for stage in DVC.values() for dep in stage["deps"]}
+    command = ["git", "ls-files", "components", "pipelines"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    others = [ROOT / name for name in listed.stdout.split() if not name.endswith(".py")]
+    assert others
+    assert all(deps.intersection(path.parents) for path in others)
+
+
 @pytest.mark.parametrize("stage", DVC)
 def test_a_stage_is_its_module_and_gets_every_path_that_it_is_said_to_use(stage: str) -> None:
     cmd = DVC[stage]["cmd"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data import decoder
-from components.data.decoder import Decoded, Rules
-from components.data.sandbox import Sandbox
+from components.data.preparation import decoder
+from components.data.preparation.decoder import Decoded, Rules
+from components.data.preparation.sandbox import Sandbox
 from tests.unit.data.hostile import encoded, huge_png, picture
 
 RULES = Rules(16, 3, 255, ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"), 300_000_000, 20, 256 << 20, True)

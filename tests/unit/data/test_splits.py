@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from components.data.splits import NONE, TEST, TRAIN, VAL, assign
+from components.data.preparation.splits import NONE, TEST, TRAIN, VAL, assign
 from components.errors import UserError
 
 

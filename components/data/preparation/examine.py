@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from scipy.fft import dctn
 
-from components.data.decoder import Decoded, RefusedError, Rules, uniform
-from components.data.sandbox import Sandbox
+from components.data.preparation.decoder import Decoded, RefusedError, Rules, uniform
+from components.data.preparation.sandbox import Sandbox
 from components.data.sources.base import Entry, Refusal, Source, content_digest
 
 # Of each accepted image: row of its entry, digest of its pixels, digest of its content, perceptual hash, size of the

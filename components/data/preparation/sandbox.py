@@ -14,8 +14,8 @@ from typing import IO
 
 import numpy as np
 
-from components.data import decoder
-from components.data.decoder import FRAME, GREY_SIDE, LENGTH, READY, Decoded, Rules
+from components.data.preparation import decoder
+from components.data.preparation.decoder import FRAME, GREY_SIDE, LENGTH, READY, Decoded, Rules
 
 # Files go over in batches of this many bytes, or one by one if they are larger.
 _BATCH = 512 << 10

@@ -1,6 +1,7 @@
 """Image files to pixels, as a program of its own: bytes on its input, frames on its output, bounded in memory and time.
 
-It runs as a child of `components.data.sandbox`, with nothing to lose: what a hostile file does to it costs that one image.
+It runs as a child of `components.data.preparation.sandbox`, with nothing to lose: what a hostile file does to it costs
+that one image.
 What becomes of what Pillow calls modes:
 
 - orientation (EXIF, XMP) is applied; 1, L, P and RGB are what they show;

@@ -14,9 +14,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from components.data.decide import Decision
+from components.data.preparation.decide import Decision
+from components.data.preparation.survey import Survey
 from components.data.sources.base import NONE, SPLITS, Refusal
-from components.data.survey import Survey
 from components.params import Preprocess
 
 _SAMPLES, _CLASSES, _CLUSTERS, _MEMBERS, _EXAMPLES, _SIDE = 8, 100, 24, 8, 12, 64

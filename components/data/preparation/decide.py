@@ -10,9 +10,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from components.data import duplicates, splits
+from components.data.preparation import duplicates, splits
+from components.data.preparation.survey import Survey
 from components.data.sources.base import NONE, SPLITS, Refusal, Source
-from components.data.survey import Survey
 from components.errors import UserError
 from components.params import Preprocess
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from components.data.decoder import Rules
-from components.data.examine import FACTS, Examined, examine
+from components.data.preparation.decoder import Rules
+from components.data.preparation.examine import FACTS, Examined, examine
 from components.data.sources.base import Entries, Entry, Refusal, Source, digest_of
 from components.errors import UserError
 from components.params import Preprocess
