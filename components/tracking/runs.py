@@ -97,6 +97,16 @@ class TrainingRun:
                 self._unsent = self._unsent[len(metrics) :]  # what came in meanwhile stands behind them
 
 
+class _Machine(SystemMetricsMonitor):  # type: ignore[misc]
+    """MLflow's own logs every ten seconds and drops what came after the last: all there is of a run that is shorter."""
+
+    def monitor(self) -> None:
+        super().monitor()
+        with suppress(Exception):  # as in `TrainingRun`
+            self.collect_metrics()
+            self.publish_metrics(self.aggregate_metrics())
+
+
 @contextmanager
 def training_run(
     client: MlflowClient,
@@ -119,7 +129,7 @@ def training_run(
             run_id, logged = _open(client, store.experiment(client, experiment_name), model, params, tags, datasets), set()
         else:
             run_id = resume
-    machine = SystemMetricsMonitor(run_id, resume_logging=bool(logged))
+    machine = _Machine(run_id, resume_logging=bool(logged))
     machine.start()
     run, status = TrainingRun(client, run_id, logged), "FAILED"
     try:

@@ -167,6 +167,14 @@ def test_the_same_epoch_is_logged_once_however_often_it_is_told(client: Any) -> 
     assert (told.info.status, told.data.params) == ("FINISHED", {"a.b": "1"})
 
 
+def test_a_run_of_a_moment_tells_how_busy_its_machine_was(client: Any) -> None:
+    with runs.training_run(client, NAME, "brief", {}, {}, {}) as run:
+        pass
+    told = client.get_run(run.run_id).data.metrics
+    assert 0 < told["system/system_memory_usage_percentage"] < 100
+    assert "system/cpu_utilization_percentage" in told
+
+
 def test_a_training_that_fails_is_a_failed_run(client: Any) -> None:
     def fail() -> None:
         with runs.training_run(client, NAME, "broken", {}, {}, {}):
