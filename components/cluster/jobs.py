@@ -192,7 +192,9 @@ async def _tail(client: Client, job: str, seen: str, show: Callable[[str], None]
     stream = client.tail_job_logs(job)
     try:
         while True:
-            text += await asyncio.wait_for(anext(stream), _SILENCE_S)
+            # Not `wait_for`: in Python 3.11 it loses a Ctrl-C that comes in the moment of a line (bpo-37658).
+            async with asyncio.timeout(_SILENCE_S):
+                text += await anext(stream)
             if len(text) > len(seen):
                 show(text[len(seen) :])
                 seen = text
