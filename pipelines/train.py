@@ -24,7 +24,7 @@ from components.tracking.runs import FINGERPRINT, data_tags, training_run
 from components.training.plan import Plan, plan
 
 if TYPE_CHECKING:
-    from components.training.worker import Job
+    from components.training.job import Job
 
 STATE = provenance.ROOT / ".kiln"
 
@@ -78,7 +78,7 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
     tags = data_tags(wanted.digests) | provenance.git_state() | provenance.environment() | {FINGERPRINT: wanted.fingerprint}
     tags["kiln.num_workers"] = " to ".join(str(n) for n in sorted(set(settings.workers)))
     with session() as where:
-        from components.cluster.torch_config import ClusterTorchConfig  # torch and Ray Train, after all that is cheap to check
+        from components.cluster.interface import use_cluster_interface  # Ray Train, after all that is cheap to check
         from components.training import checkpoint
         from components.training.trainer import fit
 
@@ -99,7 +99,7 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
                     max_failures=settings.max_failures,
                     start_timeout_s=settings.start_timeout_s,
                     on_event=follower,
-                    torch_config=ClusterTorchConfig,
+                    prepare=use_cluster_interface,
                 )
             follower.end(returned["history"], returned["best"])
     if tracked.spooled:
@@ -113,28 +113,28 @@ def _job(wanted: Plan, settings: Train, request: Request, seed: int) -> tuple[Jo
     Raises:
         UserError: it cannot.
     """
-    from components.training import precision
-    from components.training.worker import make_job
+    from components.training import choice
+    from components.training.job import make_job
 
     device = device_for(request, settings.device)
     if settings.precision == "fp16" and device == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU; on a CPU use auto, fp32 or bf16")
     machine = os.environ.get("RAY_ADDRESS") or provenance.cpu_model()
-    situation = precision.situation(wanted.network.model_dump(mode="json"), wanted.facts["train"], device, machine)
+    situation = choice.situation(wanted.network.model_dump(mode="json"), wanted.facts["train"], device, machine)
     memory = STATE / "precision.json"
     job = make_job(
         wanted,
         settings,
         seed,
         device=device,
-        precision=precision.recall(memory, situation) if settings.precision == "auto" else settings.precision,
+        precision=choice.recall(memory, situation) if settings.precision == "auto" else settings.precision,
         storage=storage.ready(),
         locate=nodes.provide(list(wanted.data.values()), settings.cpus_per_worker).at,
         scratch=nodes.scratch if os.environ.get("RAY_ADDRESS") else partial(Path, STATE),
         placement=request.placement,
         accelerator=request.accelerator,
     )
-    return job, lambda choice: precision.remember(memory, situation, choice)
+    return job, lambda chosen: choice.remember(memory, situation, chosen)
 
 
 def main(argv: list[str] | None = None) -> None:

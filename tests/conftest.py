@@ -14,6 +14,7 @@ from components.data.images import Images
 # No test sees the caller's servers, clusters or settings. Gone before components.tracking sets its own defaults.
 for _key in [key for key in os.environ if key.startswith(("MLFLOW_", "RAY_", "DVC_", "OMP_NUM_THREADS", "PYTHONDONTWRITE"))]:
     del os.environ[_key]
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # as in a session of ours; Ray reads it when it is imported
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its first import would leave a file in the home directory
 
 

@@ -10,8 +10,8 @@ from benchmarks.contenders.common import arguments, report
 from benchmarks.contenders.kiln_loop import values
 from components.cluster.session import session
 from components.params import Checkpoint
+from components.training.job import Job
 from components.training.trainer import fit
-from components.training.worker import Job
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Nobody scrapes a session that lives for one stage; each of these is another process to start.
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A thread that still calls Ray when the session has ended must not begin another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 
 # An autoscaler without a cloud, a copier of logs that nobody reads and a dashboard that is off: each imports Ray once more.
@@ -111,11 +113,11 @@ def session() -> Iterator[str]:
     Raises:
         UserError: the cluster that `RAY_ADDRESS` names does not answer.
     """
-    import ray
-
     address = os.environ.get("RAY_ADDRESS")
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    import ray  # reads some of them
+
     try:
         if address:
             with tempfile.TemporaryDirectory() as folder:
@@ -129,6 +131,9 @@ def session() -> Iterator[str]:
             # A token of this session alone, in memory: Ray would otherwise write one under the home directory.
             if "RAY_AUTH_TOKEN_PATH" not in os.environ:
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            # Workers inherit it. Ray Train trains on a thread, and what `training.memory` asks of malloc reaches threads
+            # only where they have no heaps of their own.
+            os.environ.setdefault("MALLOC_ARENA_MAX", "1")
             with _without(*_SERVANTS):
                 ray.init(
                     address="local",

@@ -10,8 +10,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from components.folders import Folder
 
 Notify = Callable[[dict[str, Any]], None]
@@ -29,6 +27,8 @@ class Checkpoints:
 
     def write(self, state: dict[str, Any]) -> None:
         """Raises `OSError` if there is no room; the checkpoints before it stand."""
+        import torch  # the driver has notes to keep here, but no tensors
+
         name = f"{state['step']:010d}"
         buffer = io.BytesIO()
         torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
@@ -63,6 +63,8 @@ class Checkpoints:
         return None
 
     def read(self, data: bytes) -> dict[str, Any]:
+        import torch
+
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["state"]
         return state
 

@@ -1,30 +1,39 @@
 """Ray Train in a session of the stage's own: one machine that nobody else uses, without autoscaler or preemption.
 
-Ray Train starts five more actors for what only a cluster has, and each of its processes twice (for a runtime environment that
-holds nothing but its own settings). On few cores these imports are most of the way to the first step.
+Ray Train starts six actors for what only a cluster has or needs apart, and each of its processes twice (for a runtime
+environment that holds nothing but its own settings). On few cores these imports are most of the way to the first step.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import ray
-from ray.train.torch import TorchTrainer
+from ray.actor import ActorHandle
+from ray.runtime_context import RuntimeContext
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import state, worker_group
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from components.training.mailbox import Mailbox
 
 _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how late the end of training is noticed
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
 }
 
 
-class LocalTrainer(TorchTrainer):  # type: ignore[misc]
-    """A `TorchTrainer` with a fixed number of workers and no Ray datasets."""
+class LocalTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """A trainer with a fixed number of workers and no Ray datasets; its controller is on the thread that calls `fit`."""
 
     def _create_default_callbacks(self) -> list[Any]:
         # The cleaner of placement groups asks a dashboard, which an embedded session does not have.
@@ -33,9 +42,10 @@ class LocalTrainer(TorchTrainer):  # type: ignore[misc]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         kwargs["scaling_policy"] = _AsAsked(self.scaling_config)
-        controller = ray.remote(num_cpus=0)(LocalTrainController).remote(**kwargs)
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
+        with _without_actors(self.train_loop_config["mailbox"]):
+            controller = _controller(kwargs)
+            asyncio.run(controller.run())
+        return controller.get_result()
 
 
 class _AsAsked(FixedScalingPolicy):  # type: ignore[misc]
@@ -45,14 +55,45 @@ class _AsAsked(FixedScalingPolicy):  # type: ignore[misc]
     def _maybe_send_resource_request(self) -> None: ...
 
 
-class LocalTrainController(TrainController):  # type: ignore[misc]
+def _controller(kwargs: dict[str, Any]) -> TrainController:
     """Takes its settings when it is made: variables that stay would be handed on, in an environment for every worker."""
+    added = _SETTINGS.keys() - os.environ.keys()
+    os.environ.update({name: _SETTINGS[name] for name in added})
+    try:
+        return TrainController(**kwargs)
+    finally:
+        for name in added:
+            del os.environ[name]
 
-    def __init__(self, **kwargs: Any) -> None:
-        added = _SETTINGS.keys() - os.environ.keys()
-        os.environ.update({name: _SETTINGS[name] for name in added})
-        try:
-            super().__init__(**kwargs)
-        finally:
-            for name in added:
-                del os.environ[name]
+
+@contextmanager
+def _without_actors(mailbox: ActorHandle[Mailbox]) -> Iterator[None]:
+    """Workers are given handles to the controller, and to an actor where they meet in `ray.train.report`, which we do not
+    call. There is no such controller here, and `mailbox` stands for the other: that would be a process that imports Ray
+    Train beside the workers, and then takes its turns with them. What goes wrong is told by `fit`."""
+    logger = logging.getLogger("ray.train")
+    level, current_actor = logger.level, RuntimeContext.current_actor
+    barrier, end_barrier = worker_group.SynchronizationActor, state._shutdown_sync_actor
+    logger.setLevel(logging.CRITICAL + 1)
+    RuntimeContext.current_actor = None
+    worker_group.SynchronizationActor = _Ready(mailbox)
+    state._shutdown_sync_actor = lambda _: None  # the mailbox outlives worker groups
+    try:
+        yield
+    finally:
+        worker_group.SynchronizationActor, state._shutdown_sync_actor = barrier, end_barrier
+        RuntimeContext.current_actor = current_actor
+        logger.setLevel(level)
+
+
+class _Ready:
+    """An actor class whose one actor is there already."""
+
+    def __init__(self, actor: ActorHandle[Mailbox]) -> None:
+        self.actor = actor
+
+    def options(self, **_: object) -> _Ready:
+        return self
+
+    def remote(self, **_: object) -> ActorHandle[Mailbox]:
+        return self.actor

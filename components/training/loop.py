@@ -21,6 +21,7 @@ from components.models.classifier import Classifier
 from components.params import Recipe
 from components.training.collectives import gather, rank_and_world, sum_over_ranks
 from components.training.losses import Criterion
+from components.training.memory import keep_freed
 from components.training.precision import autocast, probe
 from components.training.progress import Pulse
 from components.training.reduction import Totals, deal
@@ -71,6 +72,9 @@ def train(run: Run, *, precision: str = "auto", resume: dict[str, Any] | None = 
     rank, _ = rank_and_world()
     # What `torch.use_deterministic_algorithms` does, but for torch.compile's settings, whose import takes over a second.
     torch._C._set_deterministic_algorithms(True, warn_only=run.device.type != "cpu")
+    # It would also write NaN into every fresh tensor, to expose code that reads one before writing: 6 % of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    keep_freed()
     torch.manual_seed(run.seed)
     model = build(run.network).to(run.device).to(memory_format=torch.channels_last)
     if resume is not None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.artifacts import write_bytes
 from components.training.collectives import rank_and_world, sum_over_ranks
 
 # bfloat16 has to be this much faster to be chosen, so that noise cannot change the choice of a borderline network,
@@ -77,29 +73,3 @@ def _gradient(model: nn.Module, images: Tensor, labels: Tensor, precision: str) 
         logits = model(images)
     F.cross_entropy(logits.float(), labels).backward()
     return torch.cat([p.grad.detach().reshape(-1).double() for p in model.parameters() if p.grad is not None]).cpu()
-
-
-def situation(*facts: object) -> str:
-    """Digest of what the probe's choice may depend on: the network, its batches, the machine, torch."""
-    return hashlib.sha256(json.dumps([*facts, torch.__version__]).encode()).hexdigest()
-
-
-def recall(memory: Path, situation: str) -> str:
-    """What an earlier probe chose in this situation (network, batch, machine, libraries), else `auto`.
-
-    A stopwatch must not decide whether the same commit gives the same model: on one machine the first answer stands.
-    Deleting the file asks again.
-    """
-    return _choices(memory).get(situation, "auto")
-
-
-def remember(memory: Path, situation: str, precision: str) -> None:
-    write_bytes(memory, json.dumps({**_choices(memory), situation: precision}, indent=2, sort_keys=True).encode())
-
-
-def _choices(memory: Path) -> dict[str, str]:
-    try:
-        choices: dict[str, str] = json.loads(memory.read_bytes())
-        return choices
-    except (FileNotFoundError, ValueError):
-        return {}

@@ -15,22 +15,26 @@ import ray.exceptions
 from ray import PlacementGroupID
 from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from components.errors import UserError
+from components.errors import PeerLostError, UserError
 from components.folders import below, folder
-from components.training import worker
-from components.training.collectives import PeerLostError
+from components.training import job as entry
+from components.training.job import Job
 from components.training.local_trainer import LocalTrainer
 from components.training.mailbox import Mailbox, make_mailbox
-from components.training.worker import Job
+from components.training.process_group import GlooConfig, Prepare, torch_config
 
 OnEvent = Callable[[dict[str, Any]], None]
 # After a wish to stop: a step, a checkpoint and the way there and back.
 _STOP_S = 20.0
 _MONITOR_S = 10.0
+
+
+def _nothing() -> None:
+    """For workers that find one another as they are."""
 
 
 def fit(
@@ -39,12 +43,13 @@ def fit(
     max_failures: int,
     start_timeout_s: float,
     on_event: OnEvent,
-    torch_config: type[TorchConfig] = TorchConfig,
+    prepare: Prepare = _nothing,
 ) -> dict[str, Any]:
     """Trains `job` on the connected cluster; returns what rank 0 returned (`worker.run`).
 
     Continues from the newest checkpoint of the same fingerprint, at first and after each failure. `on_event` is called with
-    what the loop emits, in order; after a failure some of it comes again. `torch_config` makes the process group.
+    what the loop emits, in order; after a failure some of it comes again. Every worker calls `prepare` before it joins the
+    others.
 
     Raises:
         UserError: the mistake is the user's (seen by a worker), training failed more than `max_failures` times or twice in
@@ -52,7 +57,7 @@ def fit(
         KeyboardInterrupt: somebody interrupted; the state is in a checkpoint.
     """
     for failure in range(max_failures + 1):
-        attempt = Attempt(job, max_failures, on_event, torch_config)
+        attempt = Attempt(job, max_failures, on_event, prepare)
         try:
             returned = attempt.follow(job.watchdog_s + start_timeout_s, start_timeout_s)
         except ray.exceptions.RayActorError as error:
@@ -73,8 +78,8 @@ def fit(
 class Attempt:
     """One run of Ray Train's controller, on a thread, so that the main one can watch it and receive signals."""
 
-    def __init__(self, job: Job, max_failures: int, on_event: OnEvent, torch_config: type[TorchConfig]) -> None:
-        self.job, self.max_failures, self.on_event, self.torch_config = job, max_failures, on_event, torch_config
+    def __init__(self, job: Job, max_failures: int, on_event: OnEvent, prepare: Prepare) -> None:
+        self.job, self.max_failures, self.on_event, self.prepare = job, max_failures, on_event, prepare
         self.mailbox: ActorHandle[Mailbox] = make_mailbox()
         self.returned: dict[str, Any] = {}
         self.error: Exception | None = None
@@ -125,14 +130,18 @@ class Attempt:
         except Exception as error:  # noqa: BLE001 (it belongs to the thread that follows)
             self.error = error
 
-    def _trainer(self, job: Job, gpu: bool) -> TorchTrainer:
-        # On a cluster, and where the number of workers may change, all of Ray Train is wanted.
-        whole = os.environ.get("RAY_ADDRESS") or ray.nodes()[1:] or not isinstance(job.workers, int)
-        return (TorchTrainer if whole else LocalTrainer)(
-            worker.run,
+    def _trainer(self, job: Job, gpu: bool) -> DataParallelTrainer:
+        whole = self._whole()
+        # The watchdog comes first, with stacks; this bound is for what it does not see.
+        timeout_s = int(2 * job.watchdog_s) + 1
+        if gpu or whole:
+            group = torch_config(self.prepare, "nccl" if gpu else "gloo", timeout_s)
+        else:
+            group = GlooConfig(self.prepare, timeout_s)
+        return (DataParallelTrainer if whole else LocalTrainer)(
+            entry.run,
             train_loop_config={"job": job, "mailbox": self.mailbox},
-            # The watchdog comes first, with stacks; this bound is for what it does not see.
-            torch_config=self.torch_config(backend="nccl" if gpu else "gloo", timeout_s=int(2 * job.watchdog_s) + 1),
+            backend_config=group,
             scaling_config=ScalingConfig(
                 elastic_resize_monitor_interval_s=_MONITOR_S,
                 num_workers=job.workers,
@@ -147,6 +156,10 @@ class Attempt:
                 failure_config=FailureConfig(max_failures=self.max_failures, controller_failure_limit=3),
             ),
         )
+
+    def _whole(self) -> bool:
+        """Whether all of Ray Train is wanted: on a cluster, and where the number of workers may change."""
+        return bool(os.environ.get("RAY_ADDRESS") or ray.nodes()[1:] or not isinstance(self.job.workers, int))
 
     def _stop(self) -> None:
         """Asks for a checkpoint and an end, and waits a little for both."""

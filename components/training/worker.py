@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -13,74 +11,16 @@ import ray.train.torch
 import torch
 from ray.train.v2._internal.execution.context import get_train_context
 
-from components.artifacts import Network
 from components.data.pool import Pool, open_pool
-from components.errors import UserError
-from components.folders import Folder, folder
+from components.errors import PeerLostError, UserError
 from components.models import weights
-from components.params import Checkpoint, Recipe, Train
 from components.training.checkpoint import Checkpoints, Writer
-from components.training.collectives import PeerLostError, gather, share_bytes
+from components.training.collectives import gather, share_bytes
+from components.training.job import Job
 from components.training.loop import Outcome, Run, train
 from components.training.mailbox import Line
-from components.training.plan import Plan
 from components.training.surroundings import ALONE, Surroundings
 from components.training.watchdog import Watchdog
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training. Paths are absolute, for workers change their directory; `storage` is a path or a URL.
-
-    On a worker's node, `locate` says where that has a split, and `scratch` where it may keep what can be had again.
-    `placement` and `accelerator` are Ray's `ScalingConfig`'s.
-    """
-
-    network: Network
-    recipe: Recipe
-    train_data: Path
-    val_data: Path
-    workers: int | tuple[int, int]
-    cpus_per_worker: float
-    device: str
-    global_batch: int
-    micro_batches: int
-    seed: int
-    precision: str
-    fingerprint: str
-    storage: str
-    checkpoint: Checkpoint
-    watchdog_s: float
-    images: str
-    locate: Callable[[Path], Path]
-    scratch: Callable[[], Path]
-    placement: str = "PACK"
-    accelerator: str | None = None
-
-    def folder(self) -> Folder:
-        """Where its checkpoints are."""
-        return folder(self.storage, "runs", self.fingerprint)
-
-
-def make_job(wanted: Plan, settings: Train, seed: int, **where: Any) -> Job:
-    """`where` has what depends on the cluster: `device`, `precision`, `storage`, `placement` and so on."""
-    fewest, most = settings.workers
-    return Job(
-        network=wanted.network,
-        recipe=wanted.recipe,
-        train_data=wanted.data["training"].resolve(),
-        val_data=wanted.data["validation"].resolve(),
-        workers=fewest if fewest == most else (fewest, most),
-        cpus_per_worker=settings.cpus_per_worker,
-        global_batch=settings.batch_size(wanted.model),
-        micro_batches=settings.micro_batches(wanted.model),
-        seed=seed,
-        fingerprint=wanted.fingerprint,
-        checkpoint=settings.checkpoint,
-        watchdog_s=settings.watchdog_s,
-        images=settings.images,
-        **where,
-    )
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from components.artifacts import Channels, Network
 from components.data.shards import write_split
 from components.folders import Disk
 from components.params import Checkpoint, Recipe
+from components.training import job as entry
 from components.training import worker
+from components.training.job import Job
 from components.training.loop import Stepper
 from components.training.trainer import fit
-from components.training.worker import Job
 from tests.conftest import make_images
 
 ROWS, BATCH, EPOCHS = 190, 24, 3
@@ -95,14 +96,14 @@ class Told:
 def train(job: Job, *faults: Fault, told: Told | None = None, **values: Any) -> tuple[dict[str, Any], Told]:
     """Runs `fit` with faults waiting in every worker."""
     told = told or Told()
-    original = worker.run
+    original = entry.run
     if faults:
-        worker.run = lambda config: faulty(config, faults)  # type: ignore[assignment]
+        entry.run = lambda config: faulty(config, faults)  # type: ignore[assignment]
     try:
         settings: dict[str, Any] = {"max_failures": 6, "start_timeout_s": 120.0, **values}
         return fit(job, on_event=told, **settings), told
     finally:
-        worker.run = original
+        entry.run = original
 
 
 def same(returned: dict[str, Any], whole: dict[str, Any]) -> None:

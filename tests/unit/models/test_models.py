@@ -65,6 +65,23 @@ def test_torchvisions_stem_keeps_small_images_whole() -> None:
     assert seen == [28]
 
 
+def test_pooling_before_relu_is_pooling_after_it_to_the_bit() -> None:
+    def gradients(network: nn.Module) -> list[torch.Tensor]:
+        network.zero_grad()
+        logits = network(torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(0)))
+        logits.square().sum().backward()
+        return [logits.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+
+    pooled_first = build(network()).network
+    layers = list(pooled_first)
+    for n, layer in enumerate(layers[:-1]):
+        if isinstance(layer, nn.MaxPool2d):
+            layers[n : n + 2] = [layers[n + 1], layer]
+    pooled_last = nn.Sequential(*layers)
+    assert [type(layer) for layer in pooled_first] != [type(layer) for layer in pooled_last]
+    assert all(map(torch.equal, gradients(pooled_first), gradients(pooled_last)))
+
+
 def test_normalisation_is_inside_the_module() -> None:
     module = build(network())
     module.network = nn.Identity()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -103,11 +104,31 @@ def test_the_probe_leaves_the_model_as_it_was() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_choice_is_remembered(tmp_path: Path) -> None:
-    memory = tmp_path / "deep" / "precision.json"
-    assert precision.recall(memory, "here") == "auto"
-    precision.remember(memory, "here", "bf16")
-    precision.remember(memory, "there", "fp32")
-    assert [precision.recall(memory, place) for place in ("here", "there", "elsewhere")] == ["bf16", "fp32", "auto"]
-    memory.write_text("{broken")
-    assert precision.recall(memory, "here") == "auto"
+_WITHOUT_COMPILER = """
+import sys, torch
+from torch import nn
+from components.params import Recipe
+from components.training.optim import build_optimizer
+
+recipe = Recipe(architecture="cnn", epochs=1, learning_rate=0.1)
+
+def train(make):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = make(model)
+    for _ in range(3):
+        model.zero_grad()
+        model(torch.randn(8, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    return [p.detach() for p in model.parameters()]
+
+ours = train(lambda model: build_optimizer(model, recipe))
+assert "torch._dynamo" not in sys.modules
+torchs = train(lambda model: torch.optim.SGD(build_optimizer(model, recipe).param_groups))
+assert all(map(torch.equal, ours, torchs))
+"""
+
+
+def test_the_optimizer_is_torchs_without_its_compiler() -> None:
+    subprocess.run([sys.executable, "-c", _WITHOUT_COMPILER], check=True)
