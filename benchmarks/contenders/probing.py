@@ -14,6 +14,7 @@ from benchmarks.contenders.common import report
 from benchmarks.contenders.stepping import CPU, fashion, join, leave
 from components.models import build
 from components.training.collectives import sum_over_ranks
+from components.training.loop import prepare_process
 from components.training.precision import autocast, probe
 
 _BATCH = 256
@@ -26,6 +27,7 @@ def main() -> None:
     data, architecture, rounds, result = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
     rank, world = join()
+    prepare_process(CPU)
     network, images, _ = fashion(data, architecture)
     rows = torch.arange(_BATCH // world) + rank * _BATCH // world
     pixels, labels = torch.from_numpy(images.pixels)[rows], torch.from_numpy(images.labels)[rows]

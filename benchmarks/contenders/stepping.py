@@ -18,7 +18,7 @@ from components.data.pool import Ahead, Pool, Resident
 from components.data.shards import read_split
 from components.models import build
 from components.params import Recipe
-from components.training.loop import Run, Stepper
+from components.training.loop import Run, Stepper, prepare_process
 from components.training.precision import probe
 from components.training.reduction import Totals
 from components.training.state import State
@@ -72,7 +72,7 @@ def make_stepper(
     """As `loop.train` makes it, in the precision that its probe chooses."""
     pool = Resident(images, CPU) if isinstance(images, Images) else images
     run = Run(network, pool, pool, recipe, batch, parts, seed=0, device=CPU, around=ALONE)
-    torch.use_deterministic_algorithms(True)
+    prepare_process(CPU)
     torch.manual_seed(0)
     model = build(network).to(memory_format=torch.channels_last)
     first = torch.arange(batch // parts)

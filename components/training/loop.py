@@ -70,11 +70,7 @@ def train(run: Run, *, precision: str = "auto", resume: dict[str, Any] | None = 
         UserError: the loss or the gradient is not finite; the model is as it was before that step.
     """
     rank, _ = rank_and_world()
-    # What `torch.use_deterministic_algorithms` does, but for torch.compile's settings, whose import takes over a second.
-    torch._C._set_deterministic_algorithms(True, warn_only=run.device.type != "cpu")
-    # It would also write NaN into every fresh tensor, to expose code that reads one before writing: 6 % of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    keep_freed()
+    prepare_process(run.device)
     torch.manual_seed(run.seed)
     model = build(run.network).to(run.device).to(memory_format=torch.channels_last)
     if resume is not None:
@@ -99,6 +95,15 @@ def train(run: Run, *, precision: str = "auto", resume: dict[str, Any] | None = 
         return outcome
     outcome.history, outcome.best, outcome.state = state.score.history, state.score.best, state.score.state
     return outcome
+
+
+def prepare_process(device: torch.device) -> None:
+    """What holds for all of a process that trains on `device`: deterministic algorithms, and memory that it keeps."""
+    # What `torch.use_deterministic_algorithms` does, but for torch.compile's settings, whose import takes over a second.
+    torch._C._set_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    # It would also write NaN into every fresh tensor, to expose code that reads one before writing: 6 % of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    keep_freed()
 
 
 def _epochs(run: Run, state: State, stepper: Stepper) -> bool:
