@@ -39,7 +39,7 @@ def theme(settings: Settings) -> Theme:
             for name in PROBED
         ),
         Case(SAVING, _one("saving", batch, few, "{result}")),
-        Case(TRACKING, _one("tracking_cost", folder, "4" if small else "120", "1" if small else "2", "{result}")),
+        Case(TRACKING, _one("tracking_cost", folder, "4" if small else "90", "1" if small else "6", "{result}")),
     ]
     return Theme(
         name="step",
