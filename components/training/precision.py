@@ -17,7 +17,7 @@ from components.training.collectives import rank_and_world, sum_over_ranks
 FASTER = 1.2
 # and its gradient has to point the same way: the cosine to that of fp32, over all parameters.
 AGREES = 0.97
-# Rounds, for the best of several, and their seconds together on one rank; the first look at the speed takes few images.
+# At most so many rounds, for the best of them, and their seconds together on one rank; the first look takes few images.
 _ROUNDS, _BUDGET_S, _FEW = 3, 0.7, 8
 
 
@@ -41,35 +41,51 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     Called by every rank, at the same time, so that each is measured while the others load the machine as in training.
     """
     trial = copy.deepcopy(model).train()
-    rows = min(_FEW, len(images))
+    few = min(_FEW, len(images))
     for _ in range(2):  # the first also makes the kernels
-        seconds, _ = _round(trial, images[:rows], labels[:rows])
+        seconds, _ = _round(trial, images[:few], labels[:few])
     each = float(seconds.sum()) / rank_and_world()[1]
-    rows = min(len(images), max(rows, int(rows * _BUDGET_S / (_ROUNDS * each))))
-    best = torch.full_like(seconds, math.inf)
-    for _ in range(_ROUNDS):
+    rounds = min(_ROUNDS, max(1, int(_BUDGET_S / each)))
+    rows = min(len(images), max(few, int(few * _BUDGET_S / (rounds * each))))
+    # A large network's second look counts: it is as good as a round.
+    best = seconds if rows == few else torch.full_like(seconds, math.inf)
+    for _ in range(rounds):
         seconds, gradients = _round(trial, images[:rows], labels[:rows])
         best = torch.minimum(best, seconds)
-    cosine = F.cosine_similarity(gradients[0], gradients[1], dim=0).item()
+    cosine = _cosine(*gradients)
     disagree = float(not cosine >= AGREES)  # NaN disagrees
     speedup = float(best[0] / best[1])
     wrong = sum_over_ranks(torch.tensor([disagree], device=images.device))
     return Probe("bf16" if speedup >= FASTER and not wrong.item() else "fp32", speedup, cosine)
 
 
-def _round(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _round(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
     """Seconds in fp32 and in bfloat16, summed over ranks, and this rank's gradients."""
     seconds, gradients = [], []
     for precision in ("fp32", "bf16"):
+        model.zero_grad(set_to_none=True)
+        _settle(images)
         start = time.perf_counter()
-        gradients.append(_gradient(model, images, labels, precision))
+        with autocast(images.device, precision):
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels).backward()
+        _settle(images)
         seconds.append(time.perf_counter() - start)
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     return sum_over_ranks(torch.tensor(seconds, dtype=torch.float64, device=images.device)), gradients
 
 
-def _gradient(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> Tensor:
-    model.zero_grad(set_to_none=True)
-    with autocast(images.device, precision):
-        logits = model(images)
-    F.cross_entropy(logits.float(), labels).backward()
-    return torch.cat([p.grad.detach().reshape(-1).double() for p in model.parameters() if p.grad is not None]).cpu()
+def _settle(images: Tensor) -> None:
+    """A GPU finishes what it was asked to do."""
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+
+
+def _cosine(one: list[Tensor], other: list[Tensor]) -> float:
+    """Of the angle between two gradients, over all parameters. By parts: one long vector of each, in float64, takes longer to
+    make for a large network than all that is measured."""
+
+    def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
+        return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]).double().sum()
+
+    return float(dot(one, other) / (dot(one, one) * dot(other, other)).sqrt())
