@@ -52,11 +52,11 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     for _ in range(rounds):
         seconds, gradients = _round(trial, images[:rows], labels[:rows])
         best = torch.minimum(best, seconds)
-    cosine = _cosine(*gradients)
-    disagree = float(not cosine >= AGREES)  # NaN disagrees
+    agreement = cosine(*gradients)
+    disagree = float(not agreement >= AGREES)  # NaN disagrees
     speedup = float(best[0] / best[1])
     wrong = sum_over_ranks(torch.tensor([disagree], device=images.device))
-    return Probe("bf16" if speedup >= FASTER and not wrong.item() else "fp32", speedup, cosine)
+    return Probe("bf16" if speedup >= FASTER and not wrong.item() else "fp32", speedup, agreement)
 
 
 def _round(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
@@ -81,7 +81,7 @@ def _settle(images: Tensor) -> None:
         torch.cuda.synchronize(images.device)
 
 
-def _cosine(one: list[Tensor], other: list[Tensor]) -> float:
+def cosine(one: list[Tensor], other: list[Tensor]) -> float:
     """Of the angle between two gradients, over all parameters. By parts: one long vector of each, in float64, takes longer to
     make for a large network than all that is measured."""
 
