@@ -27,7 +27,8 @@ def promote(
     test: Path = TEST,
 ) -> None:
     """Moves `alias` to `version` (None: the best that passed, by params promote.metric). `test` has the candidate's test split;
-    it is looked at only if who holds the alias was judged on another.
+    it is looked at only if who holds the alias was judged on another. `expect` is the version that the alias must be now, 0 if
+    it must not be there.
 
     Raises:
         UserError: there is no such version, it was never evaluated, or it was altered since; somebody moved the alias
@@ -44,8 +45,9 @@ def promote(
     )
     number = int(candidate.version)
     current = _state(client, name, alias)
-    if expect is not None and current.holder != expect:
-        raise UserError(f"{name}@{alias} is {history.describe(current.holder)}, not version {expect}: {_who_moved(current)}")
+    if expect is not None and (current.holder or 0) != expect:
+        held, wanted = history.describe(current.holder), history.describe(expect or None)
+        raise UserError(f"{name}@{alias} is {held}, not {wanted}: {_who_moved(current)}")
     if number == current.now == current.expected:
         say(f"promote: {name}@{alias} is version {number} already; nothing to do")
         return
@@ -144,6 +146,8 @@ def _state(client: Any, name: str, alias: str) -> history.State:
 
 
 def _who_moved(current: history.State) -> str:
+    if not current.entries and current.holder is None:
+        return "nobody has moved it yet"
     if not current.entries or current.holder != current.expected:
         return "it was moved by hand"
     last = current.entries[-1].move
@@ -182,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--reason", default="", help="why; kept in the history (needed to move anything)")
     parser.add_argument("--alias", help="which alias (default: params promote.alias)")
     parser.add_argument("--name", help="registered model (default: params register.name)")
-    parser.add_argument("--expect-current", type=int, metavar="N", help="only if the alias is version N now")
+    parser.add_argument("--expect-current", type=int, metavar="N", help="only if the alias is version N now (0: none)")
     parser.add_argument("--override", metavar="WHY", help="promote against the verdict or the comparison; recorded for ever")
     parser.add_argument("--test", type=Path, default=TEST, help=f"folder of the candidate's test split (default: {TEST})")
     parser.add_argument("--dry-run", action="store_true", help="show the decision and change nothing")

@@ -83,7 +83,7 @@ class State:
         if self.interrupted:
             return (
                 f"move {self.entries[-1].number} of {name}@{self.alias} to {describe(self.expected)} is under way or was "
-                "interrupted; it counts as done"
+                f"interrupted, or somebody has set the alias back to {describe(self.now)} by hand; the move counts as done"
             )
         if self.now != self.expected:
             return (

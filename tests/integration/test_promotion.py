@@ -160,7 +160,11 @@ def test_a_dry_run_changes_nothing(client: Any, four: list[Receipt], home: Path,
 
 
 def test_compare_and_swap(client: Any, four: list[Receipt]) -> None:
-    promote(four[0], expect=None)
+    with pytest.raises(UserError, match=rf"is nothing, not version {four[1].version}: nobody has moved it yet"):
+        promote(four[0], expect=four[1].version)
+    promote(four[0], expect=0)
+    with pytest.raises(UserError, match=rf"is version {four[0].version}, not nothing: .* moved it"):
+        promote(four[1], expect=0)
     promote(four[1], reason="me first", expect=four[0].version)
     with pytest.raises(
         UserError, match=rf"is version {four[1].version}, not version {four[0].version}: .* moved it .*me first"
@@ -223,7 +227,9 @@ def test_an_interrupted_move_counts_and_is_completed_by_trying_again(
             promote(four[1])
     assert champion(client) == four[0].version
     verb.show_history()
-    assert "is under way or was interrupted; it counts as done" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "is under way or was interrupted" in told
+    assert f"or somebody has set the alias back to version {four[0].version} by hand; the move counts as done" in told
     with pytest.raises(UserError, match=rf"not version {four[0].version}"):
         promote(four[2], expect=four[0].version)
     promote(four[1])
