@@ -134,6 +134,8 @@ def session() -> Iterator[str]:
             # Workers inherit it. Ray Train trains on a thread, and what `training.memory` asks of malloc reaches threads
             # only where they have no heaps of their own.
             os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+            # Nobody reads what all of Ray's processes count and send each other, for half a per cent of a core.
+            os.environ.setdefault("RAY_enable_metrics_collection", "0")
             with _without(*_SERVANTS):
                 ray.init(
                     address="local",
