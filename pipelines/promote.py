@@ -45,9 +45,10 @@ def promote(
     )
     number = int(candidate.version)
     current = _state(client, name, alias)
-    if expect is not None and (current.holder or 0) != expect:
-        held, wanted = history.describe(current.holder), history.describe(expect or None)
-        raise UserError(f"{name}@{alias} is {held}, not {wanted}: {_who_moved(current)}")
+    wanted = expect or None
+    if expect is not None and current.holder != wanted:
+        held = history.describe(current.holder)
+        raise UserError(f"{name}@{alias} is {held}, not {history.describe(wanted)}: {_who_moved(current)}")
     if number == current.now == current.expected:
         say(f"promote: {name}@{alias} is version {number} already; nothing to do")
         return
@@ -146,10 +147,10 @@ def _state(client: Any, name: str, alias: str) -> history.State:
 
 
 def _who_moved(current: history.State) -> str:
-    if not current.entries and current.holder is None:
-        return "nobody has moved it yet"
-    if not current.entries or current.holder != current.expected:
+    if current.holder != current.expected:
         return "it was moved by hand"
+    if not current.entries:
+        return "nobody has moved it yet"
     last = current.entries[-1].move
     return f"{last.who} moved it at {last.when} ({last.reason})"
 
