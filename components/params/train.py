@@ -19,6 +19,13 @@ class Loss(Section):
     """`balanced`: a class counts in inverse proportion to its training images, 1 on average over the images."""
 
 
+class Muon(Section):
+    learning_rate: Annotated[Real, Field(gt=0, le=1)]
+    """Peak rate of the convolutions: about the share of their weights that a step changes."""
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.6
+    """Nesterov momentum of the convolutions."""
+
+
 class EarlyStopping(Section):
     metric: Literal["val_top1", "val_loss"] = "val_top1"
     """What has to improve; the best epoch, whose weights are kept, goes by it too."""
@@ -43,6 +50,9 @@ class Recipe(Section):
     """Nesterov momentum; 0 is plain SGD."""
     weight_decay: Annotated[Real, Field(ge=0)] = 5e-4
     """L2 penalty, on weights of two or more dimensions only."""
+    muon: Muon | None = None
+    """Convolutions make orthogonal steps (Muon, https://kellerjordan.github.io/posts/muon) and are not decayed; what is above
+    then holds for all other weights alone. Fewer epochs for the same accuracy. null: SGD for all."""
     warmup_epochs: Annotated[Real, Field(ge=0)] = 1.0
     """Epochs of linear warm-up to the peak; a cosine takes it to zero afterwards (arXiv:1608.03983)."""
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0

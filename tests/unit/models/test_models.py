@@ -41,6 +41,20 @@ def test_logits_for_any_batch(architecture: str, channels: int) -> None:
         assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("architecture", BUILDERS)
+def test_the_norm_of_a_convolution_does_not_matter(architecture: str) -> None:
+    """Muon sets it at every step: batch norm has to follow each of them."""
+    torch.manual_seed(0)
+    module = build(network(architecture)).double().train()
+    images = torch.randint(0, 256, (4, 28, 28, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        before = module(images)
+        filters = [p for p in module.parameters() if p.ndim == 4]
+        for n, weight in enumerate(filters):
+            weight.mul_(1.5 + n % 3)
+        torch.testing.assert_close(module(images), before, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("architecture", "parameters"), [("resnet20", 269_722), ("resnet18", 11_173_962), ("cnn", 279_466)])
 def test_parameter_counts(architecture: str, parameters: int) -> None:
     assert sum(p.numel() for p in build(network(architecture)).parameters()) == parameters

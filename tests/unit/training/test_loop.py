@@ -223,7 +223,9 @@ def test_any_aligned_block_may_be_summed_beforehand(count: int) -> None:
         assert torch.equal(pairwise_sum(sums), whole)
 
 
-@pytest.mark.parametrize("values", [{}, {"ema_decay": 0.9, "micro_batches": 3}], ids=["plain", "average"])
+@pytest.mark.parametrize(
+    "values", [{}, {"ema_decay": 0.9, "micro_batches": 3}, {"muon": {"learning_rate": 0.05}}], ids=["plain", "average", "muon"]
+)
 def test_a_training_resumed_anywhere_ends_with_the_same_bytes(values: dict[str, Any]) -> None:
     """190 images in batches of 24: eight steps an epoch, of which the third's end, the middle and the first are resumed."""
     recorder = Recorder()
@@ -235,9 +237,10 @@ def test_a_training_resumed_anywhere_ends_with_the_same_bytes(values: dict[str, 
 
 @pytest.mark.parametrize(
     "values", [{"loss": {"name": "focal", "class_weights": "balanced"}, "sampling": "balanced"},
-               {"augment": {"flip": 0.5, "mixup": 0.2, "cutmix": 1.0}}], ids=["balance", "mixing"],
+               {"augment": {"flip": 0.5, "mixup": 0.2, "cutmix": 1.0}}, {"muon": {"learning_rate": 0.05}}],
+    ids=["balance", "mixing", "muon"],
 )  # fmt: skip
-def test_balance_and_mixing_do_not_depend_on_ranks_or_interruptions(values: dict[str, Any]) -> None:
+def test_balance_mixing_and_muon_do_not_depend_on_ranks_or_interruptions(values: dict[str, Any]) -> None:
     recorder = Recorder(every=11)
     whole = facts(train(**values, micro_batches=2, around=recorder.surroundings()))
     assert whole[1][-1]["val_top1"] > 0.6

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from components.params import Recipe
 from components.training import precision
-from components.training.optim import build_optimizer, build_schedule
+from components.training.optim import build_optimizer, build_schedule, orthogonalize
 
 
 def recipe(**values: Any) -> Recipe:
@@ -43,6 +43,57 @@ def test_the_rate_warms_up_to_its_peak_and_falls_towards_zero(epochs: int, warmu
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert min(rates) > 0, "no step is wasted on a rate of zero"
     assert schedule.get_last_lr()[0] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (32, 1, 3, 3), (16, 16, 1, 1)], ids=["wide", "tall", "square"])
+def test_a_step_made_orthogonal_keeps_its_directions_and_gives_them_one_length(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    filters = torch.randn(shape)
+    u, lengths, v = torch.linalg.svd(filters.flatten(1), full_matrices=False)
+    found = orthogonalize(filters).flatten(1)
+    along = torch.diag(u.T @ found @ v.T)
+    torch.testing.assert_close(u @ torch.diag(along) @ v, found)
+    wanted = lengths > 0.1 * lengths[0]
+    assert wanted.sum() >= len(lengths) - 2
+    assert 0.6 < along[wanted].min() <= along.max() < 1.3
+    torch.testing.assert_close(orthogonalize(filters.contiguous(memory_format=torch.channels_last)).flatten(1), found)
+    torch.testing.assert_close(orthogonalize(1e6 * filters).flatten(1), found)
+    assert not orthogonalize(torch.zeros(shape)).any()
+
+
+def test_with_muon_convolutions_make_orthogonal_steps_and_all_else_those_of_sgd() -> None:
+    def steps(**values: Any) -> list[list[Tensor]]:
+        """Weights before and after each of two steps on gradients that are given."""
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+        optimizer = build_optimizer(model, recipe(**values))
+        seen = [[p.detach().clone() for p in model.parameters()]]
+        for given in gradients:
+            for p, gradient in zip(model.parameters(), given, strict=True):
+                p.grad = gradient.clone()
+            optimizer.step()
+            seen.append([p.detach().clone() for p in model.parameters()])
+        return seen
+
+    shapes = [(4, 3, 3, 3), (4,), (4,), (4,), (2, 4), (2,)]
+    gradients = [[torch.randn(shape) for shape in shapes] for _ in range(2)]
+    plain, muon = steps(), steps(muon={"learning_rate": 0.05, "momentum": 0.5})
+    assert all(torch.equal(a, b) for old, new in zip(plain, muon, strict=True) for a, b in zip(old[1:], new[1:], strict=True))
+    first, second = (given[0] for given in gradients)
+    for before, after, momentum in zip(muon, muon[1:], (first * 1.5, second * 1.5 + first * 0.25), strict=False):
+        scaled = before[0] * 2 / before[0].norm()
+        torch.testing.assert_close(after[0], scaled - 0.05 * orthogonalize(momentum))
+
+
+def test_the_rate_of_muon_has_the_shape_of_the_other() -> None:
+    values = recipe(muon={"learning_rate": 0.05})
+    optimizer = build_optimizer(nn.Conv2d(1, 2, 3), values)
+    schedule = build_schedule(optimizer, values, 5)
+    for _ in range(50):
+        rates = schedule.get_last_lr()
+        assert rates[2] == pytest.approx(rates[0] / 8)
+        optimizer.step()
+        schedule.step()
 
 
 class Net(nn.Module):
