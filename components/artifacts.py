@@ -76,6 +76,7 @@ class Network(Record):
     shape: tuple[int, int, int]
     classes: list[str]
     channels: Channels
+    mirror: bool = False
 
 
 class Epoch(Record):

@@ -26,4 +26,4 @@ BUILDERS: dict[str, Callable[[int, int, int | None], nn.Module]] = {
 def build(network: Network) -> Classifier:
     """The module that `network` describes, freshly initialised from torch's global random state."""
     inner = BUILDERS[network.architecture](network.shape[2], len(network.classes), network.width)
-    return Classifier(inner, network.channels.mean, network.channels.std)
+    return Classifier(inner, network.channels.mean, network.channels.std, network.mirror)

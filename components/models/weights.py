@@ -18,7 +18,8 @@ def serialize(network: Network, state: dict[str, Tensor]) -> bytes:
     # One key only: safetensors keeps no order among several.
     return save(
         {name: value.detach().cpu().contiguous() for name, value in state.items()},
-        metadata={"network": network.model_dump_json()},
+        # Without defaults: a field that comes later changes the digest only of models that use it.
+        metadata={"network": network.model_dump_json(exclude_defaults=True)},
     )
 
 

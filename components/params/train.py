@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from components.params.augment import OnlineAugment
-from components.params.base import Architecture, Name, Real, Section, Whole
+from components.params.base import Architecture, Flag, Name, Real, Section, Whole
 
 
 class Loss(Section):
@@ -42,6 +42,9 @@ class Recipe(Section):
     """Which network. Several entries may share one."""
     width: Annotated[Whole, Field(ge=4, le=1024)] | None = None
     """Channels of the first stage (`cnn`, `resnet20`); null takes the architecture's own."""
+    mirror: Flag = False
+    """Validated, evaluated and served is the mean of the logits of an image and its mirror image: better where a thing's
+    mirror image is as good as the thing, and twice the work."""
     epochs: Annotated[Whole, Field(ge=1, le=10_000)]
     """Passes over the augmented training split."""
     learning_rate: Annotated[Real, Field(gt=0)]

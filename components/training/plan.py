@@ -39,7 +39,12 @@ def describe(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
             f"{len(val.classes)} do not belong together; `dvc repro preprocess augment` makes both anew"
         )
     return Network(
-        architecture=recipe.architecture, width=recipe.width, shape=train.shape, classes=train.classes, channels=train.channels
+        architecture=recipe.architecture,
+        width=recipe.width,
+        shape=train.shape,
+        classes=train.classes,
+        channels=train.channels,
+        mirror=recipe.mirror,
     )
 
 

@@ -24,14 +24,16 @@ from components.tracking import registry, runs, store
 from tests.integration.versions import NAME, NETWORK, folder, make, verdict
 
 
-def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: Any) -> None:
-    receipt = make(client, seed=1)
+@pytest.mark.parametrize("mirror", [False, True])
+def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: Any, mirror: bool) -> None:
+    network = NETWORK.model_copy(update={"mirror": mirror})
+    receipt = make(client, seed=1, network=network)
     assert registry.find(client, NAME, receipt.sha256).version == receipt.version
     assert registry.find(client, NAME, "0" * 64) is None
     loaded = registry.load(receipt)
-    assert (loaded.sha256, loaded.network) == (receipt.sha256, NETWORK)
+    assert (loaded.sha256, loaded.network) == (receipt.sha256, network)
     torch.manual_seed(1)
-    expected = build(NETWORK).eval()
+    expected = build(network).eval()
     for rows in (1, 2, 7):
         images = torch.randint(0, 256, (rows, 12, 12, 1), dtype=torch.uint8)
         with torch.inference_mode():

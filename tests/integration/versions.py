@@ -21,15 +21,15 @@ NAME = "task"
 EXAMPLES = 2000
 
 
-def make(client: Any, seed: int, name: str = NAME) -> Receipt:
+def make(client: Any, seed: int, name: str = NAME, network: Network = NETWORK) -> Receipt:
     """Registers the model of that seed, as the register stage does."""
     torch.manual_seed(seed)
-    module = build(NETWORK)
-    digest = weights.sha256(NETWORK, module.state_dict())
+    module = build(network)
+    digest = weights.sha256(network, module.state_dict())
     version = registry.find(client, name, digest)
     if version is None:
         run_id = runs.import_run(client, store.experiment(client, name), "cnn", {"seed": seed}, {}, [])
-        version = registry.create(client, name, "cnn", module, NETWORK, digest, run_id, {})
+        version = registry.create(client, name, "cnn", module, network, digest, run_id, {})
     return Receipt(model="cnn", name=name, version=int(version.version), model_id=registry.model_id(version), sha256=digest)
 
 

@@ -108,6 +108,19 @@ def test_a_channel_that_never_varies_does_not_divide_by_zero() -> None:
     assert build(flat).eval()(torch.full((2, 28, 28, 3), 5, dtype=torch.uint8)).isfinite().all()
 
 
+def test_mirrored_models_agree_on_an_image_and_its_mirror_image_except_in_training() -> None:
+    torch.manual_seed(0)
+    mirrored, plain = build(network().model_copy(update={"mirror": True})), build(network())
+    plain.load_state_dict(mirrored.state_dict())
+    images = torch.randint(0, 256, (4, 28, 28, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(mirrored.train()(images), plain.train()(images))
+        both = [plain.eval()(images), plain(images.flip(2))]
+        assert not torch.allclose(*both)
+        assert torch.equal(mirrored.eval()(images), sum(both) / 2)
+        assert torch.equal(mirrored(images.flip(2)), sum(both) / 2)
+
+
 def test_width_scales_the_network() -> None:
     def size(width: int | None) -> int:
         return sum(p.numel() for p in build(network("cnn", width=width)).parameters())
@@ -126,6 +139,13 @@ def test_weights_round_trip_and_their_digest_is_the_files(tmp_path: Path) -> Non
     assert weights.sha256(found, state) == hashlib.sha256(data).hexdigest(), "whatever the layout in memory"
     state["mean"] += 1
     assert weights.sha256(found, state) != hashlib.sha256(data).hexdigest()
+
+
+def test_a_field_that_a_network_leaves_at_its_default_is_not_in_the_digest() -> None:
+    """Or each new one would part every registered version from its digest."""
+    module, mirrored = build(network()), network().model_copy(update={"mirror": True})
+    assert b"mirror" not in weights.serialize(network(), module.state_dict())
+    assert weights.sha256(mirrored, module.state_dict()) != weights.sha256(network(), module.state_dict())
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense" * 10, None])
