@@ -1,4 +1,4 @@
-"""How soon Fashion-MNIST's test images are 93 % right, from command to weights: every round another seed."""
+"""How soon Fashion-MNIST's test images are 93 % and 94 % right, from command to weights: every round another seed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from benchmarks.model import Case, Round, Settings, Target, Theme, figure, mean
 from benchmarks.themes.time_to_accuracy import score_of, shell, with_data
 
 # Chosen among the trials in NOTES.md, whose test figures were in sight.
-RECIPES: dict[int, dict[str, Any]] = {
-    93: {
-        "architecture": "cnn", "epochs": 8, "learning_rate": 0.2, "warmup_epochs": 1.0, "weight_decay": 1e-3,
-        "label_smoothing": 0.1, "augment": {"flip": 0.5},
-    },
+_RECIPE = {
+    "architecture": "cnn", "mirror": True, "learning_rate": 0.2, "muon": {"learning_rate": 0.06}, "warmup_epochs": 1.0,
+    "weight_decay": 1e-3, "label_smoothing": 0.1, "augment": {"flip": 0.5},
 }  # fmt: skip
-# What is to be bettered. Nobody has published another for two cores.
-SECONDS = {93: 180.0}
+RECIPES: dict[int, dict[str, Any]] = {93: _RECIPE | {"epochs": 4}, 94: _RECIPE | {"epochs": 10}}
+# What is to be bettered: 93 % was our own, with SGD and on a faster machine. Nobody has published another for two cores.
+SECONDS = {93: 167.0, 94: 334.0}
 SEEDS = 5
 
 
