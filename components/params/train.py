@@ -55,7 +55,8 @@ class Recipe(Section):
     """L2 penalty, on weights of two or more dimensions only."""
     muon: Muon | None = None
     """Convolutions make orthogonal steps (Muon, https://kellerjordan.github.io/posts/muon) and are not decayed; what is above
-    then holds for all other weights alone. Fewer epochs for the same accuracy. null: SGD for all."""
+    then holds for all other weights alone. About half the epochs for the same accuracy, where batch norm follows every
+    convolution, as in all of these architectures. null: SGD for all."""
     warmup_epochs: Annotated[Real, Field(ge=0)] = 1.0
     """Epochs of linear warm-up to the peak; a cosine takes it to zero afterwards (arXiv:1608.03983)."""
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0

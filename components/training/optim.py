@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from components.errors import UserError
 from components.params import Recipe
 
 
@@ -79,6 +81,9 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> SGD:
     """SGD with Nesterov momentum; biases and batch norm (fewer than two dimensions) are not decayed (arXiv:1812.01187).
 
     With `recipe.muon` convolutions are a group of their own, that follows Muon.
+
+    Raises:
+        UserError: Muon for a network that has fewer batch norms than convolutions.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     turned = [p for p in parameters if recipe.muon and p.ndim == 4]
@@ -90,6 +95,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> SGD:
     options: dict[str, Any] = {"lr": recipe.learning_rate, "momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
     if recipe.muon is None:
         return _Plain(groups, **options)
+    if (norms := sum(isinstance(m, _BatchNorm) for m in model.modules())) < len(turned):
+        raise UserError(
+            f"train.models: {recipe.architecture} has {len(turned)} convolutions and {norms} batch norms; muon sets the norm "
+            "of convolutions' weights, for which a batch norm has to follow each: take muon out of the recipe"
+        )
     own = {"lr": recipe.muon.learning_rate, "orthogonal": recipe.muon.momentum}
     groups.append({"params": turned, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0} | own)
     return _Muon(groups, **options)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.errors import UserError
 from components.params import Recipe
 from components.training import precision
 from components.training.optim import build_optimizer, build_schedule, orthogonalize
@@ -85,9 +86,15 @@ def test_with_muon_convolutions_make_orthogonal_steps_and_all_else_those_of_sgd(
         torch.testing.assert_close(after[0], scaled - 0.05 * orthogonalize(momentum))
 
 
+def test_muon_is_refused_where_batch_norm_does_not_follow() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))
+    with pytest.raises(UserError, match=r"2 convolutions and 1 batch norms.*take muon out"):
+        build_optimizer(model, recipe(muon={"learning_rate": 0.05}))
+
+
 def test_the_rate_of_muon_has_the_shape_of_the_other() -> None:
     values = recipe(muon={"learning_rate": 0.05})
-    optimizer = build_optimizer(nn.Conv2d(1, 2, 3), values)
+    optimizer = build_optimizer(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), values)
     schedule = build_schedule(optimizer, values, 5)
     for _ in range(50):
         rates = schedule.get_last_lr()
