@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,9 @@ for _key in [key for key in os.environ if key.startswith(("MLFLOW_", "RAY_", "DV
     del os.environ[_key]
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # as in a session of ours; Ray reads it when it is imported
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its first import would leave a file in the home directory
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts into the background (`make test &`) deaf to Ctrl-C, which some tests send to what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
