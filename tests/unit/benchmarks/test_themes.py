@@ -8,12 +8,16 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks import data
 from benchmarks.__main__ import ON_DEMAND, THEMES
 from benchmarks.model import Settings, judge
+from benchmarks.themes.record import RECIPES
 from components.artifacts import Channels
 from components.data.shards import write_split
+from components.params import Recipe
+from components.provenance import ROOT
 from tests.conftest import make_images
 
 
@@ -35,3 +39,10 @@ def test_every_target_is_about_cases_of_its_theme(name: str, tmp_path: Path, mon
             assert case.env["RAY_ADDRESS"] == "local", f"{case.name} would join any cluster on this machine"
         modules = [word for word in case.command if word.startswith("benchmarks.")]
         assert all(importlib.util.find_spec(module) for module in modules), case.name
+
+
+def test_readmes_recipe_is_the_one_that_was_recorded() -> None:
+    text = (ROOT / "README.md").read_text()
+    shown = yaml.safe_load(text[text.index("fast: {") :].partition("\n\n")[0])["fast"]
+    batch = data.params()["train"]["global_batch_size"]
+    assert Recipe.model_validate(shown) == Recipe.model_validate(RECIPES[94] | {"global_batch_size": batch})

@@ -76,6 +76,7 @@ def test_with_muon_convolutions_make_orthogonal_steps_and_all_else_those_of_sgd(
             seen.append([p.detach().clone() for p in model.parameters()])
         return seen
 
+    torch.manual_seed(1)
     shapes = [(4, 3, 3, 3), (4,), (4,), (4,), (2, 4), (2,)]
     gradients = [[torch.randn(shape) for shape in shapes] for _ in range(2)]
     plain, muon = steps(), steps(muon={"learning_rate": 0.05, "momentum": 0.5})
