@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -77,6 +77,7 @@ class Network(Record):
     classes: list[str]
     channels: Channels
     mirror: bool = False
+    stem: Literal["cifar", "imagenet"] = "cifar"
 
 
 class Epoch(Record):

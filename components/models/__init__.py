@@ -21,9 +21,12 @@ BUILDERS: dict[str, Callable[[int, int, int | None], nn.Module]] = {
     "resnet34": resnet.build_torchvision("resnet34"),
     "resnet50": resnet.build_torchvision("resnet50"),
 }
+# The same for large images (`stem: imagenet`).
+LARGE = {name: resnet.build_torchvision(name, "imagenet") for name in ("resnet18", "resnet34", "resnet50")}
 
 
 def build(network: Network) -> Classifier:
     """The module that `network` describes, freshly initialised from torch's global random state."""
-    inner = BUILDERS[network.architecture](network.shape[2], len(network.classes), network.width)
+    builders = LARGE if network.stem == "imagenet" else BUILDERS
+    inner = builders[network.architecture](network.shape[2], len(network.classes), network.width)
     return Classifier(inner, network.channels.mean, network.channels.std, network.mirror)

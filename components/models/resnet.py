@@ -48,16 +48,19 @@ def build_resnet20(channels: int, classes: int, width: int | None) -> nn.Module:
     return net
 
 
-def build_torchvision(name: str) -> Callable[[int, int, int | None], nn.Module]:
-    """torchvision's network of that name, with a stem for small images: 3x3, stride 1, no max-pool."""
+def build_torchvision(name: str, stem: str = "cifar") -> Callable[[int, int, int | None], nn.Module]:
+    """torchvision's network of that name. Its stem (7x7, stride 2, max-pool) leaves a quarter of height and width, the one for
+    small images (3x3, stride 1, no max-pool: arXiv:1512.03385, section 4.2) all of it."""
 
     def build(channels: int, classes: int, _: int | None) -> nn.Module:
         import torchvision.models  # costs seconds, and only these architectures need it
 
         net: nn.Module = getattr(torchvision.models, name)(num_classes=classes, zero_init_residual=True)
-        net.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+        side, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        net.conv1 = nn.Conv2d(channels, 64, side, stride, side // 2, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        net.maxpool = nn.Identity()
+        if stem == "cifar":
+            net.maxpool = nn.Identity()
         return net
 
     return build

@@ -21,6 +21,7 @@ Share = Annotated[Real, Field(ge=0, le=1)]
 # Names become paths, stage names and tags.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Architecture = Literal["cnn", "resnet20", "resnet18", "resnet34", "resnet50"]
+Stem = Literal["cifar", "imagenet"]
 
 
 class Section(BaseModel):

@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from components.params.augment import OnlineAugment
-from components.params.base import Architecture, Flag, Name, Real, Section, Whole
+from components.params.base import Architecture, Flag, Name, Real, Section, Stem, Whole
+
+# The architectures that come with either stem, and the longest shorter side, in pixels, for which `auto` takes `cifar`.
+STEMMED = ("resnet18", "resnet34", "resnet50")
+_SMALL = 64
 
 
 class Loss(Section):
@@ -42,6 +46,10 @@ class Recipe(Section):
     """Which network. Several entries may share one."""
     width: Annotated[Whole, Field(ge=4, le=1024)] | None = None
     """Channels of the first stage (`cnn`, `resnet20`); null takes the architecture's own."""
+    stem: Stem | Literal["auto"] = "auto"
+    """How `resnet18`, `resnet34` and `resnet50` begin. `imagenet`: as torchvision's, which go on with a quarter of the height
+    and width; `cifar`: with all of it, for small images: some 15 times the work. `auto`: `cifar` up to 64 pixels on the
+    shorter side."""
     mirror: Flag = False
     """Validated, evaluated and served is the mean of the logits of an image and its mirror image: better where a thing's
     mirror image is as good as the thing, and twice the work."""
@@ -85,7 +93,15 @@ class Recipe(Section):
             raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}, longer than epochs ({self.epochs})")
         if self.width is not None and self.architecture not in ("cnn", "resnet20"):
             raise ValueError(f"width cannot be chosen for {self.architecture}; leave it out")
+        if self.stem != "auto" and self.architecture not in STEMMED:
+            raise ValueError(f"stem cannot be chosen for {self.architecture}, only for {', '.join(STEMMED)}; leave it out")
         return self
+
+    def stem_for(self, height: int, width: int) -> Stem:
+        """The stem for images of this size; `cifar` for architectures that have no choice."""
+        if self.stem != "auto":
+            return self.stem
+        return "imagenet" if self.architecture in STEMMED and min(height, width) > _SMALL else "cifar"
 
 
 class Elastic(Section):

@@ -45,6 +45,7 @@ def describe(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
         classes=train.classes,
         channels=train.channels,
         mirror=recipe.mirror,
+        stem=recipe.stem_for(*train.shape[:2]),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.errors import UserError
-from components.params import Params, load_params
+from components.params import Params, Recipe, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,6 +113,16 @@ def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=r"params\.yaml"):
         load_params(path)
+
+
+def test_a_stem_is_chosen_by_size_or_by_name_and_only_where_there_are_two(values: dict[str, Any], tmp_path: Path) -> None:
+    values["train"]["models"]["cnn"]["stem"] = "imagenet"
+    assert "stem cannot be chosen for cnn, only for resnet18" in refused(values, tmp_path)
+    recipe = {"architecture": "resnet50", "epochs": 1, "learning_rate": 0.1}
+    for stem, found in {"auto": ["cifar", "cifar", "imagenet"], "cifar": ["cifar"] * 3, "imagenet": ["imagenet"] * 3}.items():
+        chosen = Recipe.model_validate(recipe | {"stem": stem})
+        assert [chosen.stem_for(*size) for size in ((28, 28), (224, 64), (65, 224))] == found
+    assert Recipe.model_validate(recipe | {"architecture": "cnn"}).stem_for(224, 224) == "cifar"
 
 
 def test_copies_without_a_policy_are_refused(values: dict[str, Any], tmp_path: Path) -> None:

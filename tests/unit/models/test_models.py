@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from components.artifacts import Channels, Network
 from components.errors import UserError
-from components.models import BUILDERS, build, weights
-from components.params import Architecture
+from components.models import BUILDERS, LARGE, build, weights
+from components.params import Architecture, Recipe
+from components.params.train import STEMMED
 
 
 def network(architecture: str = "cnn", channels: int = 3, size: int = 28, width: int | None = None) -> Network:
+    settings = Recipe.model_validate({"architecture": architecture, "epochs": 1, "learning_rate": 0.1})
     return Network(
         architecture=architecture,
         width=width,
+        stem=settings.stem_for(size, size),
         shape=(size, size, channels),
         classes=[str(n) for n in range(10)],
         channels=Channels(mean=[100.0] * channels, std=[50.0] * channels),
@@ -32,11 +37,12 @@ def test_the_table_and_the_schema_name_the_same_architectures() -> None:
 
 @pytest.mark.parametrize("architecture", BUILDERS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_logits_for_any_batch(architecture: str, channels: int) -> None:
+@pytest.mark.parametrize("size", [28, 96])
+def test_logits_for_any_batch(architecture: str, channels: int, size: int) -> None:
     torch.manual_seed(0)
-    module = build(network(architecture, channels)).eval()
+    module = build(network(architecture, channels, size)).eval()
     with torch.inference_mode():
-        logits = module(torch.randint(0, 256, (3, 28, 28, channels), dtype=torch.uint8))
+        logits = module(torch.randint(0, 256, (3, size, size, channels), dtype=torch.uint8))
         assert logits.shape == (3, 10)
         assert logits.isfinite().all()
 
@@ -71,12 +77,22 @@ def test_resnet20_has_twenty_weighted_layers_and_keeps_resolution_in_its_first_s
     assert sizes == [28] * 7 + [14] * 6 + [7] * 6
 
 
-def test_torchvisions_stem_keeps_small_images_whole() -> None:
-    module = build(network("resnet18"))
+@pytest.mark.parametrize(("size", "left"), [(28, 28), (64, 64), (65, 17), (224, 56)])
+def test_small_images_are_kept_whole_and_large_ones_quartered(size: int, left: int) -> None:
+    module = build(network("resnet18", size=size))
     seen = []
     module.network.layer1.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].shape[2]))
-    module(torch.zeros(2, 28, 28, 3, dtype=torch.uint8))
-    assert seen == [28]
+    module(torch.zeros(2, size, size, 3, dtype=torch.uint8))
+    assert seen == [left]
+
+
+def test_for_large_images_the_network_is_torchvisions_own() -> None:
+    import torchvision.models
+
+    assert set(LARGE) == set(STEMMED)
+    for name in LARGE:
+        ours, theirs = build(network(name, size=224)).network, getattr(torchvision.models, name)(num_classes=10)
+        assert str(ours) == str(theirs)
 
 
 def test_pooling_before_relu_is_pooling_after_it_to_the_bit() -> None:
@@ -141,10 +157,14 @@ def test_weights_round_trip_and_their_digest_is_the_files(tmp_path: Path) -> Non
     assert weights.sha256(found, state) != hashlib.sha256(data).hexdigest()
 
 
-def test_a_field_that_a_network_leaves_at_its_default_is_not_in_the_digest() -> None:
+def test_a_field_that_a_network_leaves_at_its_default_is_not_in_the_digest(tmp_path: Path) -> None:
     """Or each new one would part every registered version from its digest."""
     module, mirrored = build(network()), network().model_copy(update={"mirror": True})
-    assert b"mirror" not in weights.serialize(network(), module.state_dict())
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights.serialize(network(), module.state_dict()))
+    with safe_open(path, framework="pt") as file:
+        kept = json.loads(file.metadata()["network"])
+    assert set(kept) == {"architecture", "width", "shape", "classes", "channels"}
     assert weights.sha256(mirrored, module.state_dict()) != weights.sha256(network(), module.state_dict())
 
 
