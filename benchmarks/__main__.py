@@ -22,15 +22,18 @@ from components.provenance import ROOT
 THEMES = ("throughput", "time_to_accuracy", "step", "start", "folders")
 # Long, so only when they are named.
 ON_DEMAND = ("accuracy", "record")
+# With those that are measured by default, on a machine that has one.
+ON_GPU = ("gpu",)
 _PATIENCE_S = 240
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
     args = _arguments()
-    unknown = [name for name in args.themes if name not in THEMES + ON_DEMAND]
+    known = THEMES + ON_DEMAND + ON_GPU
+    unknown = [name for name in args.themes if name not in known]
     if unknown:
-        raise UserError(f"no such theme: {', '.join(unknown)}; there are {', '.join(THEMES + ON_DEMAND)}")
+        raise UserError(f"no such theme: {', '.join(unknown)}; there are {', '.join(known)}")
     if args.repeats < 3 and not args.smoke:
         raise UserError(f"--repeats {args.repeats}: a spread needs at least 3 (or --smoke, which claims nothing)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the running contender and removes what it left
@@ -38,7 +41,7 @@ def main() -> None:
     # Short, because sockets of Ray's live below it.
     with tempfile.TemporaryDirectory(prefix="kiln-bench-") as scratch:
         settings = Settings(args.repeats, args.smoke, Path(scratch), args.rows, args.epochs, args.network)
-        for name in args.themes or THEMES:
+        for name in args.themes or _by_default():
             theme: Theme = importlib.import_module(f"benchmarks.themes.{name}").theme(settings)
             load = os.getloadavg()[0] if args.smoke else _quiet()
             measured = measure(theme, settings, say)
@@ -46,6 +49,13 @@ def main() -> None:
             _leave(theme, measured, args, load)
     if bad:
         sys.exit(1)
+
+
+def _by_default() -> tuple[str, ...]:
+    if machine.gpu():
+        return THEMES + ON_GPU
+    say(f"{', '.join(ON_GPU)}: SKIPPED: no GPU on this machine")
+    return THEMES
 
 
 def _quiet() -> float:
@@ -59,7 +69,7 @@ def _quiet() -> float:
 
 def _leave(theme: Theme, measured: Measured, args: argparse.Namespace, load: float) -> None:
     now = datetime.now(UTC)
-    name = f"{theme.name}_{machine.slug()}_{now:%Y%m}" + ("_smoke" if args.smoke else "")
+    name = f"{theme.name}_{machine.slug(theme.gpu)}_{now:%Y%m}" + ("_smoke" if args.smoke else "")
     paths = report.write(theme, measured, machine.facts(), load, args.out / name, now, args.smoke)
     rows = [
         [f"{found.target.number}. {found.target.text}", f"{'>=' if found.target.at_least else '<='} {found.target.bound:g}",
@@ -73,8 +83,9 @@ def _leave(theme: Theme, measured: Measured, args: argparse.Namespace, load: flo
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "themes", nargs="*", metavar="THEME", help=f"of {', '.join(THEMES)} (these if none is named) and {', '.join(ON_DEMAND)}"
-    )
+        "themes", nargs="*", metavar="THEME",
+        help=f"of {', '.join(THEMES)} (these if none is named, and on a GPU {', '.join(ON_GPU)}) and {', '.join(ON_DEMAND)}",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--rows", type=int, help="training images of `throughput` and `accuracy`")
     parser.add_argument("--epochs", type=int, help="epochs of `throughput` and `accuracy`")

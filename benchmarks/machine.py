@@ -49,7 +49,7 @@ def gpu() -> str:
     return name
 
 
-def slug() -> str:
-    """For file names: `2x-amd-epyc`. All that is measured so far runs on the processor."""
-    name = f"{joblib.cpu_count()}x {provenance.cpu_model()}"
+def slug(of_gpu: bool = False) -> str:
+    """For file names: `2x-amd-epyc`, or the GPU's."""
+    name = (of_gpu and gpu()) or f"{joblib.cpu_count()}x {provenance.cpu_model()}"
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|processor|cpu|@.*", " ", name.lower())).strip("-")

@@ -67,6 +67,7 @@ class Theme:
     targets: list[Target]
     conditions: list[str]
     unmeasured: list[str] = field(default_factory=list)  # targets that nothing here measures, and why
+    gpu: bool = False  # runs on one: its results bear the GPU's name
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,12 @@ def noise(architecture: str, side: int, rows: int) -> tuple[Network, Images, Rec
     pixels = torch.randint(256, (rows, side, side, 3), dtype=torch.uint8, generator=generator).numpy()
     labels = (torch.arange(rows) % 10).numpy()
     channels = Channels(mean=[128.0] * 3, std=[74.0] * 3)
-    names = [str(n) for n in range(10)]
-    network = Network(architecture=architecture, width=None, shape=(side, side, 3), classes=names, channels=channels)
-    return network, Images(pixels, labels, [str(n) for n in range(rows)]), recipe(architecture, flip=0.5, crop_padding=4)
+    chosen = recipe(architecture, flip=0.5, crop_padding=4)
+    network = Network(
+        architecture=architecture, width=None, shape=(side, side, 3), classes=[str(n) for n in range(10)], channels=channels,
+        stem=chosen.stem_for(side, side),
+    )  # fmt: skip
+    return network, Images(pixels, labels, [str(n) for n in range(rows)]), chosen
 
 
 def recipe(architecture: str, **augment: Any) -> Recipe:
@@ -67,16 +70,17 @@ def recipe(architecture: str, **augment: Any) -> Recipe:
 
 
 def make_stepper(
-    network: Network, images: Images | Pool, recipe: Recipe, batch: int, parts: int, *, fixed: bool = False
-) -> Stepper:
+    network: Network, images: Images | Pool, recipe: Recipe, batch: int, parts: int, *,
+    fixed: bool = False, device: torch.device = CPU,
+) -> Stepper:  # fmt: skip
     """As `loop.train` makes it, in the precision that its probe chooses."""
-    pool = Resident(images, CPU) if isinstance(images, Images) else images
-    run = Run(network, pool, pool, recipe, batch, parts, seed=0, device=CPU, around=ALONE)
-    prepare_process(CPU)
+    pool = Resident(images, device) if isinstance(images, Images) else images
+    run = Run(network, pool, pool, recipe, batch, parts, seed=0, device=device, around=ALONE)
+    prepare_process(device)
     torch.manual_seed(0)
-    model = build(network).to(memory_format=torch.channels_last)
+    model = build(network).to(device).to(memory_format=torch.channels_last)
     first = torch.arange(batch // parts)
-    chosen = probe(model, pool.take(first), pool.labels[first]).precision
+    chosen = probe(model, pool.take(first), pool.labels[first].to(device)).precision
     stepper = Stepper(run, State(model, recipe, -(-len(images) // batch), chosen))
     if fixed:
         stepper.ahead = Fixed(pool)

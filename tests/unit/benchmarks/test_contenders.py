@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.contenders import convolutions, first_step, noop
+from benchmarks.contenders import convolutions, first_step, gpu_step, noop
 from benchmarks.contenders.common import flipped, steady
 from benchmarks.contenders.stepping import endless, make_stepper, noise, seconds_per_step
 from components.provenance import ROOT
@@ -51,6 +51,14 @@ def test_bare_convolutions_are_all_of_the_networks_own() -> None:
     assert len(calls) == 19
     assert calls[0] == (4, 3, 16, 16)
     assert calls[-1] == (4, 64, 4, 4)
+
+
+def test_operations_of_a_known_network() -> None:
+    """torchvision gives ResNet-18 1.814e9 products of 224 x 224 x 3; backward makes twice as many, but none for the images."""
+    network, _, _ = noise("resnet18", 224, 1)
+    first = 64 * 3 * 7 * 7 * 112 * 112
+    classes = 512 * 990  # ours has ten
+    assert gpu_step.flops(network) == pytest.approx(2 * (3 * (1.814e9 - classes) - first), rel=1e-3)
 
 
 def test_what_the_tracer_watches_is_there() -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from benchmarks import data
-from benchmarks.__main__ import ON_DEMAND, THEMES
+from benchmarks.__main__ import ON_DEMAND, ON_GPU, THEMES
 from benchmarks.model import Settings, judge
 from benchmarks.themes.record import RECIPES
 from components.artifacts import Channels
@@ -21,7 +21,7 @@ from components.provenance import ROOT
 from tests.conftest import make_images
 
 
-@pytest.mark.parametrize("name", THEMES + ON_DEMAND)
+@pytest.mark.parametrize("name", THEMES + ON_DEMAND + ON_GPU)
 def test_every_target_is_about_cases_of_its_theme(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split in ("train", "val", "test"):
         channels = Channels(mean=[80.0], std=[60.0])
