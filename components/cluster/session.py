@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import subprocess
 import tempfile
@@ -149,7 +150,9 @@ def session() -> Iterator[str]:
             raise
         outside = address and not address.startswith("ray://")
         advice = "; from a machine that is no node of the cluster: RAY_ADDRESS=ray://HEAD:10001" if outside else ""
-        raise UserError(f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {error}{advice}") from error
+        # Ray Client hands on the server's traceback, whose end says what is wrong.
+        found = re.sub(r"\s*Traceback \(most recent call last\):.*\n(?=\S)", " ", str(error), flags=re.DOTALL).strip()
+        raise UserError(f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {found}{advice}") from error
     try:
         with nullcontext() if address else _reaper():
             yield address or f"this machine ({joblib.cpu_count()} cores)"

@@ -7,7 +7,7 @@ import time
 import joblib
 import pytest
 
-from components.cluster.session import Node, Request, _fitting, _refuse_misfit, addresses, check_local
+from components.cluster.session import Node, Request, _fitting, _refuse_misfit, addresses, check_local, session
 from components.errors import UserError
 
 
@@ -67,3 +67,20 @@ def test_this_machine_is_checked_without_starting_ray() -> None:
 def test_a_named_cluster_is_not_judged_by_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     check_local(Request(10_000, cpus=1))
+
+
+def test_of_a_servers_traceback_only_the_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError(
+            "Initialization failure from server:\nTraceback (most recent call last):\n"
+            '  File "proxier.py", line 772, in Datapath\n    raise Error(\nRuntimeError: Starting failed. See head.err.\n\n'
+        )
+
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UserError) as caught, session():
+        pass
+    told = "Initialization failure from server: RuntimeError: Starting failed. See head.err."
+    assert str(caught.value) == f"Ray at RAY_ADDRESS=ray://head:10001 cannot be used: {told}"
