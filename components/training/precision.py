@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from dataclasses import dataclass
 
@@ -41,15 +40,18 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     Called by every rank, at the same time, so that each is measured while the others load the machine as in training.
     """
     trial = copy.deepcopy(model).train()
-    few = min(_FEW, len(images))
+    rows = min(_FEW, len(images))
     for _ in range(2):  # the first also makes the kernels
-        seconds, _ = _round(trial, images[:few], labels[:few])
-    each = float(seconds.sum()) / rank_and_world()[1]
-    rounds = min(_ROUNDS, max(1, int(_BUDGET_S / each)))
-    rows = min(len(images), max(few, int(few * _BUDGET_S / (rounds * each))))
-    # A large network's second look counts: it is as good as a round.
-    best = seconds if rows == few else torch.full_like(seconds, math.inf)
-    for _ in range(rounds):
+        best, gradients = _round(trial, images[:rows], labels[:rows])
+    rounds, more = _affordable(best, rows)
+    left = rounds  # a large network's second look counts besides: it is as good as a round
+    # A GPU may take as long for few images as for many: then the next look allows more than this one did.
+    while min(more, len(images)) >= 1.5 * rows:
+        rows = min(more, len(images))
+        best, gradients = _round(trial, images[:rows], labels[:rows])
+        left = rounds - 1
+        rounds, more = _affordable(best, rows)
+    for _ in range(left):
         seconds, gradients = _round(trial, images[:rows], labels[:rows])
         best = torch.minimum(best, seconds)
     agreement = cosine(*gradients)
@@ -57,6 +59,13 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     speedup = float(best[0] / best[1])
     wrong = sum_over_ranks(torch.tensor([disagree], device=images.device))
     return Probe("bf16" if speedup >= FASTER and not wrong.item() else "fp32", speedup, agreement)
+
+
+def _affordable(seconds: Tensor, rows: int) -> tuple[int, int]:
+    """How many rounds, and of how many images, if time goes with their number as in a round of `rows` images."""
+    each = float(seconds.sum()) / rank_and_world()[1]
+    rounds = min(_ROUNDS, max(1, int(_BUDGET_S / each)))
+    return rounds, int(rows * _BUDGET_S / (rounds * each))
 
 
 def _round(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, list[list[Tensor]]]:

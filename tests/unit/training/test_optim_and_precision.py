@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -152,6 +153,29 @@ def test_bfloat16_that_disagrees_is_never_chosen(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(precision.time, "perf_counter", Clock(10.0))
     torch.manual_seed(0)
     assert precision.probe(Net(error), BATCH, LABELS).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [  # together less than a second beyond the first two looks, which are of few
+        (lambda rows: 0.004 * rows, [8, 8, 58, 58, 58]),  # a processor: time goes with the images
+        (lambda _: 0.06, [8, 8, 31, 120, 256, 256, 256]),  # a GPU: what launching takes
+        (lambda rows: max(0.06, 0.001 * rows), [8, 8, 31, 120, 233, 233, 233]),
+        (lambda rows: 0.2 * rows, [8, 8, 8]),  # a large network
+    ],
+)
+def test_the_probe_takes_as_many_images_as_its_time_allows(
+    monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float], expected: list[int]
+) -> None:
+    looks: list[int] = []
+
+    def look(_: nn.Module, images: Tensor, __: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
+        looks.append(len(images))
+        return torch.tensor([0.6, 0.4], dtype=torch.float64) * seconds(len(images)), [[torch.ones(3)]] * 2
+
+    monkeypatch.setattr(precision, "_round", look)
+    assert precision.probe(Net(), torch.zeros(256, 8, 8), torch.zeros(256)).speedup == pytest.approx(1.5)
+    assert looks == expected
 
 
 def test_the_probe_leaves_the_model_as_it_was() -> None:
