@@ -44,14 +44,14 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
     for _ in range(2):  # the first also makes the kernels
         best, gradients = _round(trial, images[:rows], labels[:rows])
     rounds, more = _affordable(best, rows)
-    left = rounds  # a large network's second look counts besides: it is as good as a round
+    left = rounds - 1
     # A GPU may take as long for few images as for many: then the next look allows more than this one did.
-    while min(more, len(images)) >= 1.5 * rows:
+    while min(more, len(images)) >= 2 * rows:
         rows = min(more, len(images))
         best, gradients = _round(trial, images[:rows], labels[:rows])
         left = rounds - 1
         rounds, more = _affordable(best, rows)
-    for _ in range(left):
+    for _ in range(max(1, left)):
         seconds, gradients = _round(trial, images[:rows], labels[:rows])
         best = torch.minimum(best, seconds)
     agreement = cosine(*gradients)

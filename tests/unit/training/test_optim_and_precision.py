@@ -160,8 +160,10 @@ def test_bfloat16_that_disagrees_is_never_chosen(monkeypatch: pytest.MonkeyPatch
     [  # together less than a second beyond the first two looks, which are of few
         (lambda rows: 0.004 * rows, [8, 8, 58, 58, 58]),  # a processor: time goes with the images
         (lambda _: 0.06, [8, 8, 31, 120, 256, 256, 256]),  # a GPU: what launching takes
-        (lambda rows: max(0.06, 0.001 * rows), [8, 8, 31, 120, 233, 233, 233]),
-        (lambda rows: 0.2 * rows, [8, 8, 8]),  # a large network
+        (lambda rows: max(0.06, 0.001 * rows), [8, 8, 31, 120, 120, 120]),
+        (lambda rows: 0.02 * rows, [8, 8, 8, 8]),
+        (lambda rows: 0.05 * rows, [8, 8, 8]),  # a large network
+        (lambda rows: 0.2 * rows, [8, 8, 8]),
     ],
 )
 def test_the_probe_takes_as_many_images_as_its_time_allows(
