@@ -25,7 +25,7 @@ from components.artifacts import Network
 from components.data.pool import OnDisk, Resident
 from components.data.shards import write_split
 from components.models import build
-from components.training.precision import autocast
+from components.training.precision import autocast, settle
 
 _WARM = 10
 
@@ -69,17 +69,12 @@ def main() -> None:
 
 def timed(step: Callable[[], None], count: int, device: torch.device) -> float:
     """Seconds of `count` steps, all their work done."""
-    _settle(device)
+    settle(device)
     start = time.perf_counter()
     for _ in itertools.repeat(None, count):
         step()
-    _settle(device)
+    settle(device)
     return time.perf_counter() - start
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def plain(network: Network, batch: int, device: torch.device) -> Callable[[], None]:

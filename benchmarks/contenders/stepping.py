@@ -19,6 +19,7 @@ from components.data.shards import read_split
 from components.models import build
 from components.params import Recipe
 from components.training.loop import Run, Stepper, prepare_process
+from components.training.plan import describe
 from components.training.precision import probe
 from components.training.reduction import Totals
 from components.training.state import State
@@ -42,11 +43,8 @@ def leave() -> None:
 def fashion(data: str, architecture: str, **augment: Any) -> tuple[Network, Images, Recipe]:
     """The prepared training split."""
     images, manifest = read_split(Path(data) / "train")
-    assert manifest.channels is not None
-    network = Network(
-        architecture=architecture, width=None, shape=manifest.shape, classes=manifest.classes, channels=manifest.channels
-    )
-    return network, images, recipe(architecture, **augment)
+    chosen = recipe(architecture, **augment)
+    return describe(chosen, manifest, manifest), images, chosen
 
 
 def noise(architecture: str, side: int, rows: int) -> tuple[Network, Images, Recipe]:

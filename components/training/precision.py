@@ -73,21 +73,21 @@ def _round(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, li
     seconds, gradients = [], []
     for precision in ("fp32", "bf16"):
         model.zero_grad(set_to_none=True)
-        _settle(images)
+        settle(images.device)
         start = time.perf_counter()
         with autocast(images.device, precision):
             logits = model(images)
         F.cross_entropy(logits.float(), labels).backward()
-        _settle(images)
+        settle(images.device)
         seconds.append(time.perf_counter() - start)
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     return sum_over_ranks(torch.tensor(seconds, dtype=torch.float64, device=images.device)), gradients
 
 
-def _settle(images: Tensor) -> None:
+def settle(device: torch.device) -> None:
     """A GPU finishes what it was asked to do."""
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def cosine(one: list[Tensor], other: list[Tensor]) -> float:

@@ -157,7 +157,7 @@ def test_bfloat16_that_disagrees_is_never_chosen(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [  # together less than a second beyond the first two looks, which are of few
+    [
         (lambda rows: 0.004 * rows, [8, 8, 58, 58, 58]),  # a processor: time goes with the images
         (lambda _: 0.06, [8, 8, 31, 120, 256, 256, 256]),  # a GPU: what launching takes
         (lambda rows: max(0.06, 0.001 * rows), [8, 8, 31, 120, 120, 120]),
