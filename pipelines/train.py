@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Any
 from components import provenance
 from components.artifacts import FORGET_DAYS, TrainResult, forgotten, only_one, write_bytes
 from components.cluster import nodes, storage
-from components.cluster.session import Request, check_local, device_for, session
+from components.cluster.session import Request, check_local, device_for, starting
 from components.console import launch, say
 from components.errors import UserError
 from components.params import Train, load_params
-from components.tracking import store
-from components.tracking.follower import Follower
-from components.tracking.runs import FINGERPRINT, data_tags, training_run
 from components.training.plan import Plan, plan
 
 if TYPE_CHECKING:
@@ -74,14 +71,19 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
 def _train(wanted: Plan, settings: Train, request: Request, experiment: str, seed: int) -> dict[str, Any]:
     """What rank 0 returned, with the `device` and where the `checkpoints` are, which may go once the outs are safe."""
     label = f"train@{wanted.model}"
-    client = store.connect()
-    tags = data_tags(wanted.digests) | provenance.git_state() | provenance.environment() | {FINGERPRINT: wanted.fingerprint}
-    tags["kiln.num_workers"] = " to ".join(str(n) for n in sorted(set(settings.workers)))
-    with session() as where:
-        from components.cluster.interface import use_cluster_interface  # Ray Train, after all that is cheap to check
+    with starting() as connect:  # Ray needs as long as these imports
+        from components.tracking import store
+        from components.tracking.follower import Follower
+        from components.tracking.runs import FINGERPRINT, data_tags, training_run
+
+        client = store.connect()
+        tags = data_tags(wanted.digests) | provenance.git_state() | provenance.environment() | {FINGERPRINT: wanted.fingerprint}
+        tags["kiln.num_workers"] = " to ".join(str(n) for n in sorted(set(settings.workers)))
+        from components.cluster.interface import use_cluster_interface
         from components.training import checkpoint
         from components.training.trainer import fit
 
+        where = connect()
         job, remember = _job(wanted, settings, request, seed)
         say(
             f"{label}: {wanted.network.architecture} on {where}, {tags['kiln.num_workers']} workers ({job.device}), "

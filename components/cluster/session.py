@@ -6,18 +6,19 @@ import logging
 import os
 import re
 import secrets
-import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import joblib
-import psutil
 
+from components.cluster import head
 from components.cluster.package import pack, write_archive
 from components.cluster.security import is_loopback
 from components.errors import UserError
@@ -30,9 +31,6 @@ _QUIET = {
     # A thread that still calls Ray when the session has ended must not begin another one.
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
-
-# An autoscaler without a cloud, a copier of logs that nobody reads and a dashboard that is off: each imports Ray once more.
-_SERVANTS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 # Addresses, never secrets: what the nodes are told if their own environment does not say.
 FORWARDED = (
@@ -114,84 +112,56 @@ def session() -> Iterator[str]:
     Raises:
         UserError: the cluster that `RAY_ADDRESS` names does not answer.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    with starting() as connect:
+        yield connect()
+
+
+@contextmanager
+def starting() -> Iterator[Callable[[], str]]:
+    """A session for whoever has something else to do while Ray starts; what is yielded connects as `session` does."""
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
-    import ray  # reads some of them
+    with nullcontext(lambda: os.environ["RAY_ADDRESS"]) if os.environ.get("RAY_ADDRESS") else _local() as found:
+        try:
+            yield partial(_connect, found)
+        finally:
+            if "ray" in sys.modules:
+                sys.modules["ray"].shutdown()
 
+
+def _connect(found: Callable[[], str]) -> str:
+    import ray  # reads some of what is set above
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    Config.initialize("")  # the rest, if this process had Ray already
+    named = os.environ.get("RAY_ADDRESS")
     try:
-        if address:
-            with tempfile.TemporaryDirectory() as folder:
-                ray.init(
-                    address=address,
-                    runtime_env=_runtime_env(Path(folder)),
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-        else:
-            # A token of this session alone, in memory: Ray would otherwise write one under the home directory.
-            if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            # Workers inherit it. Ray Train trains on a thread, and what `training.memory` asks of malloc reaches threads
-            # only where they have no heaps of their own.
-            os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-            # Nobody reads what all of Ray's processes count and send each other, for half a per cent of a core.
-            os.environ.setdefault("RAY_enable_metrics_collection", "0")
-            with _without(*_SERVANTS):
-                ray.init(
-                    address="local",
-                    num_cpus=joblib.cpu_count(),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+        with tempfile.TemporaryDirectory() as folder:
+            ray.init(
+                address=found(),
+                runtime_env=_runtime_env(Path(folder)) if named else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        outside = address and not address.startswith("ray://")
+        outside = named and not named.startswith("ray://")
         advice = "; from a machine that is no node of the cluster: RAY_ADDRESS=ray://HEAD:10001" if outside else ""
         # Ray Client hands on the server's traceback, whose end says what is wrong.
-        found = re.sub(r"\s*Traceback \(most recent call last\):.*\n(?=\S)", " ", str(error), flags=re.DOTALL).strip()
-        raise UserError(f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {found}{advice}") from error
-    try:
-        with nullcontext() if address else _reaper():
-            yield address or f"this machine ({joblib.cpu_count()} cores)"
-    finally:
-        ray.shutdown()
+        told = re.sub(r"\s*Traceback \(most recent call last\):.*\n(?=\S)", " ", str(error), flags=re.DOTALL).strip()
+        raise UserError(f"Ray at RAY_ADDRESS={named or 'local'} cannot be used: {told}{advice}") from error
+    return named or f"this machine ({joblib.cpu_count()} cores)"
 
 
-@contextmanager
-def _without(*starters: str) -> Iterator[None]:
-    """Keeps Ray from starting these of its processes in the block; it has no option for them."""
-    from ray._private.node import Node
-
-    kept = {name: getattr(Node, name) for name in starters if hasattr(Node, name)}
-    try:
-        for name in kept:
-            setattr(Node, name, lambda *_, **__: None)
-        yield
-    finally:
-        for name, start in kept.items():
-            setattr(Node, name, start)
-
-
-@contextmanager
-def _reaper() -> Iterator[None]:
-    """Sees to it that nothing of an embedded Ray outlives this process for long, even if it is killed.
-
-    Ray's own processes notice by themselves, but its agents spend another minute on telling a head that is gone, too.
-    """
-    import ray
-
-    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
-    agents = [str(child.pid) for child in psutil.Process(raylet).children()]
-    # `read` ends when the other end of the pipe does, which is here. By then a number may belong to somebody else.
-    script = 'read _; sleep 3; for p; do case "$(ps -o args= -p $p)" in ray::*) kill -9 $p;; esac; done'
-    with subprocess.Popen(["sh", "-c", script, "reaper", *agents], stdin=subprocess.PIPE, start_new_session=True) as reaper:
-        try:
-            yield
-        finally:
-            reaper.kill()
+def _local() -> AbstractContextManager[Callable[[], str]]:
+    # A token of this session alone, in memory: Ray would otherwise write one under the home directory.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Nobody reads what all of Ray's processes count and send each other, for half a per cent of a core.
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    return head.started(joblib.cpu_count())
 
 
 def _runtime_env(folder: Path) -> dict[str, Any]:
