@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray.actor import ActorHandle
 from ray.runtime_context import RuntimeContext
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -22,8 +21,6 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import state, worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-from components.training.mailbox import Mailbox
 
 _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how late the end of training is noticed
@@ -42,7 +39,7 @@ class LocalTrainer(DataParallelTrainer):  # type: ignore[misc]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         kwargs["scaling_policy"] = _AsAsked(self.scaling_config)
-        with _without_actors(self.train_loop_config["mailbox"]):
+        with _without_actors():
             controller = _controller(kwargs)
             asyncio.run(controller.run())
         return controller.get_result()
@@ -67,17 +64,17 @@ def _controller(kwargs: dict[str, Any]) -> TrainController:
 
 
 @contextmanager
-def _without_actors(mailbox: ActorHandle[Mailbox]) -> Iterator[None]:
+def _without_actors() -> Iterator[None]:
     """Workers are given handles to the controller, and to an actor where they meet in `ray.train.report`, which we do not
-    call. There is no such controller here, and `mailbox` stands for the other: that would be a process that imports Ray
-    Train beside the workers, and then takes its turns with them. What goes wrong is told by `fit`."""
+    call. There is no such controller here, nor the other: that would be a process that imports Ray Train beside the workers,
+    and then takes its turns with them. What goes wrong is told by `fit`."""
     logger = logging.getLogger("ray.train")
     level, current_actor = logger.level, RuntimeContext.current_actor
     barrier, end_barrier = worker_group.SynchronizationActor, state._shutdown_sync_actor
     logger.setLevel(logging.CRITICAL + 1)
     RuntimeContext.current_actor = None
-    worker_group.SynchronizationActor = _Ready(mailbox)
-    state._shutdown_sync_actor = lambda _: None  # the mailbox outlives worker groups
+    worker_group.SynchronizationActor = _Nobody
+    state._shutdown_sync_actor = lambda _: None
     try:
         yield
     finally:
@@ -86,14 +83,13 @@ def _without_actors(mailbox: ActorHandle[Mailbox]) -> Iterator[None]:
         logger.setLevel(level)
 
 
-class _Ready:
-    """An actor class whose one actor is there already."""
+class _Nobody:
+    """An actor class that makes no actor."""
 
-    def __init__(self, actor: ActorHandle[Mailbox]) -> None:
-        self.actor = actor
+    @classmethod
+    def options(cls, **_: object) -> type[_Nobody]:
+        return cls
 
-    def options(self, **_: object) -> _Ready:
-        return self
-
-    def remote(self, **_: object) -> ActorHandle[Mailbox]:
-        return self.actor
+    @classmethod
+    def remote(cls, **_: object) -> str:
+        return "nobody"  # workers get it

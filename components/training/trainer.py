@@ -13,7 +13,6 @@ from typing import Any
 import ray
 import ray.exceptions
 from ray import PlacementGroupID
-from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -24,7 +23,7 @@ from components.folders import below, folder
 from components.training import job as entry
 from components.training.job import Job
 from components.training.local_trainer import LocalTrainer
-from components.training.mailbox import Mailbox, make_mailbox
+from components.training.mailbox import make_mailbox
 from components.training.process_group import GlooConfig, Prepare, torch_config
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -80,7 +79,7 @@ class Attempt:
 
     def __init__(self, job: Job, max_failures: int, on_event: OnEvent, prepare: Prepare) -> None:
         self.job, self.max_failures, self.on_event, self.prepare = job, max_failures, on_event, prepare
-        self.mailbox: ActorHandle[Mailbox] = make_mailbox()
+        self.mailbox = make_mailbox()
         self.returned: dict[str, Any] = {}
         self.error: Exception | None = None
         self.workers = 0
@@ -102,7 +101,7 @@ class Attempt:
                         raise KeyboardInterrupt
                 self._pump(0)
         finally:
-            ray.kill(self.mailbox)
+            self.mailbox.close()
         if isinstance(self.error, TrainingFailedError):
             text = f"training failed, after {self.max_failures} restarts at most: {_cause(self.error)}"
             raise UserError(text + self._stacks()) from self.error
@@ -111,7 +110,7 @@ class Attempt:
         return self.returned
 
     def _pump(self, wait_s: float) -> bool:
-        events = ray.get(self.mailbox.take.remote(wait_s))
+        events = self.mailbox.take(wait_s)
         for event in events:
             if event["kind"] == "started":
                 self.workers = event["workers"]
@@ -164,7 +163,7 @@ class Attempt:
     def _stop(self) -> None:
         """Asks for a checkpoint and an end, and waits a little for both."""
         try:
-            self.mailbox.ask_to_stop.remote()
+            self.mailbox.ask_to_stop()
             until = time.monotonic() + _STOP_S
             while self.thread.is_alive() and time.monotonic() < until:
                 self._pump(0.2)

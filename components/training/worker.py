@@ -31,7 +31,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     job: Job = config["job"]
     line = Line(config["mailbox"])
-    cause = line.hopeless()
+    cause = line.mailbox.hopeless()
     if cause:
         return {"refused": cause}
     context = ray.train.get_context()
@@ -104,7 +104,7 @@ def _lead(job: Job, line: Line, checkpoints: Checkpoints, alive: Callable[[], No
         alive()
         line.heartbeat()
 
-    return Surroundings(emit=line.emit, alive=progress, save=save, due=due, leaving=_leaving, stop=line.stop_asked)
+    return Surroundings(emit=line.emit, alive=progress, save=save, due=due, leaving=_leaving, stop=line.mailbox.stop_asked)
 
 
 def _open(job: Job, device: torch.device, alive: Callable[[], None]) -> tuple[Pool, Pool]:
