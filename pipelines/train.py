@@ -18,7 +18,7 @@ from components.cluster.session import Request, check_local, device_for, startin
 from components.console import launch, say
 from components.errors import UserError
 from components.params import Train, load_params
-from components.training.plan import Plan, plan
+from components.training.plan import WORKERS_IMPORT, Plan, plan
 
 if TYPE_CHECKING:
     from components.training.job import Job
@@ -71,7 +71,8 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
 def _train(wanted: Plan, settings: Train, request: Request, experiment: str, seed: int) -> dict[str, Any]:
     """What rank 0 returned, with the `device` and where the `checkpoints` are, which may go once the outs are safe."""
     label = f"train@{wanted.model}"
-    with starting() as connect:  # Ray needs as long as these imports
+    # Ray and its workers need as long as what is imported here.
+    with starting(settings.workers[1], request.threads, WORKERS_IMPORT) as connect:
         from components.tracking import store
         from components.tracking.follower import Follower
         from components.tracking.runs import FINGERPRINT, data_tags, training_run

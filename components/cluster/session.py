@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,6 +60,11 @@ class Request:
     gpus: float = 0
 
     @property
+    def threads(self) -> int:
+        """Of each process."""
+        return max(1, int(self.cpus))
+
+    @property
     def accelerator(self) -> str | None:
         return os.environ.get("KILN_ACCELERATOR") or None
 
@@ -106,22 +111,28 @@ def check_local(request: Request) -> None:
 
 
 @contextmanager
-def session() -> Iterator[str]:
+def session(workers: int | None = None) -> Iterator[str]:
     """Connects, yields what to, and disconnects (a local Ray ends with it). Workers of a cluster get this code.
+
+    On a Ray of our own `workers` processes start beforehand: one per core, or fewer if no more will have work.
 
     Raises:
         UserError: the cluster that `RAY_ADDRESS` names does not answer.
     """
-    with starting() as connect:
+    with starting(workers) as connect:
         yield connect()
 
 
 @contextmanager
-def starting() -> Iterator[Callable[[], str]]:
-    """A session for whoever has something else to do while Ray starts; what is yielded connects as `session` does."""
+def starting(workers: int | None = None, threads: int = 1, modules: Iterable[str] = ()) -> Iterator[Callable[[], str]]:
+    """A session for whoever has something else to do while Ray starts; what is yielded connects as `session` does.
+
+    On a Ray of our own its workers, of as many `threads` each, import `modules` meanwhile.
+    """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
-    with nullcontext(lambda: os.environ["RAY_ADDRESS"]) if os.environ.get("RAY_ADDRESS") else _local() as found:
+    named = os.environ.get("RAY_ADDRESS")
+    with nullcontext(lambda: os.environ["RAY_ADDRESS"]) if named else _local(workers, threads, modules) as found:
         try:
             yield partial(_connect, found)
         finally:
@@ -154,14 +165,15 @@ def _connect(found: Callable[[], str]) -> str:
     return named or f"this machine ({joblib.cpu_count()} cores)"
 
 
-def _local() -> AbstractContextManager[Callable[[], str]]:
+def _local(workers: int | None, threads: int, modules: Iterable[str]) -> AbstractContextManager[Callable[[], str]]:
     # A token of this session alone, in memory: Ray would otherwise write one under the home directory.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Nobody reads what all of Ray's processes count and send each other, for half a per cent of a core.
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
-    return head.started(joblib.cpu_count())
+    cores = joblib.cpu_count()
+    return head.started(cores, cores if workers is None else min(workers, cores), threads, modules)
 
 
 def _runtime_env(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def spread(function: Callable[..., Any], items: list[int], parts: int, *shared: 
     Tasks beyond the cores there are wait their turn. `shared` values are shipped once per node. Returns each part with
     its result.
     """
-    with session():
+    with session(parts):
         import ray
 
         task = ray.remote(num_cpus=1, max_retries=2)(function)
@@ -30,7 +30,7 @@ def stream(function: Callable[..., Any], inputs: Iterable[tuple[Any, ...]], work
     At most `workers` tasks (default: two per core of the cluster, so that none is idle) are under way or wait to be taken
     at any moment, however many inputs there are: memory does not grow with them.
     """
-    with session():
+    with session(workers):
         import ray
 
         task = ray.remote(num_cpus=1, max_retries=2)(function)

@@ -12,6 +12,9 @@ from components.data.shards import read_manifest
 from components.errors import UserError
 from components.params import Params, Recipe
 
+# What takes a worker of training seconds to import, of other people's.
+WORKERS_IMPORT = ("ray.train.v2._internal.execution.worker_group.worker", "torch")
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -32,6 +33,18 @@ for mode in ("disabled", None):
     with session():
         import ray
         print(ray.get(ray.remote(lambda: os.environ["RAY_AUTH_MODE"]).remote()), flush=True)
+"""
+_IDLE = "p.name().startswith('ray::IDLE')"
+_WORK = """
+import json, os, sys
+from components.cluster.session import starting
+with starting(1, 3, ["json.tool", "a_module_that_is_not_there"]) as connect:
+    connect()
+    import ray
+    class Actor:
+        def found(self):
+            return os.getpid(), os.environ["OMP_NUM_THREADS"], "json.tool" in sys.modules, os.environ.get("RAY_ANSWER")
+    {then}
 """
 
 
@@ -88,3 +101,32 @@ def test_a_ray_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_it_asks_for_a_token_unless_told_otherwise() -> None:
     assert Driver(_TWICE).end().split() == ["disabled", "token"]
+
+
+def test_a_worker_is_there_before_there_is_work_and_has_imported_what_it_needs() -> None:
+    then = "print(json.dumps(ray.get(ray.remote(Actor).remote().found.remote())))"
+    driver = Driver(_WORK.format(then=f"print([p.pid for p in __import__('psutil').process_iter() if {_IDLE}]); {then}"))
+    idle, found = driver.end().splitlines()
+    pid, *rest = json.loads(found)
+    assert pid in json.loads(idle)
+    assert rest == ["3", True, None]
+
+
+def test_an_environment_that_somebody_asks_for_is_made() -> None:
+    """Ray Train asks for one where the number of workers may change, and for variables of its own that users set."""
+    asked = 'ray.remote(Actor).options(runtime_env={"env_vars": {"RAY_ANSWER": "42"}}).remote()'
+    found = json.loads(Driver(_WORK.format(then=f"print(json.dumps(ray.get({asked}.found.remote(), timeout=60)))")).end())
+    assert found[1:] == ["3", True, "42"]
+
+
+def test_what_stands_for_rays_agents_ends_with_the_raylet() -> None:
+    driver = Driver(_BEGIN.format(seconds=0, then="connect(); print('connected', flush=True); time.sleep(60)"))
+    assert driver.process.stdout is not None
+    assert driver.process.stdout.readline() == "connected\n"
+    agents = [p for p in driver.left() if any(word.endswith(("agent.py", "agent/main.py")) for word in p.cmdline())]
+    raylet = next(p for p in driver.left() if p.name() == "raylet")
+    assert len(agents) == 2
+    raylet.kill()
+    assert not psutil.wait_procs(agents, timeout=20)[1]
+    driver.process.kill()
+    driver.process.wait()
