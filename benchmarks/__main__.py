@@ -21,7 +21,7 @@ from components.provenance import ROOT
 
 THEMES = ("throughput", "time_to_accuracy", "step", "start", "folders")
 # Long, so only when they are named.
-ON_DEMAND = ("accuracy", "record")
+ON_DEMAND = ("accuracy", "ray", "record")
 # With those that are measured by default, on a machine that has one.
 ON_GPU = ("gpu",)
 _PATIENCE_S = 240
@@ -87,9 +87,9 @@ def _arguments() -> argparse.Namespace:
         help=f"of {', '.join(THEMES)} (these if none is named, and on a GPU {', '.join(ON_GPU)}) and {', '.join(ON_DEMAND)}",
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
-    parser.add_argument("--rows", type=int, help="training images of `throughput` and `accuracy`")
-    parser.add_argument("--epochs", type=int, help="epochs of `throughput` and `accuracy`")
-    parser.add_argument("--network", choices=("cnn", "resnet20"), default="cnn", help="of `throughput` and `accuracy`")
+    parser.add_argument("--rows", type=int, help="training images of `throughput`, `accuracy` and `ray`")
+    parser.add_argument("--epochs", type=int, help="epochs of the same")
+    parser.add_argument("--network", choices=("cnn", "resnet20"), default="cnn", help="of the same")
     parser.add_argument("--smoke", action="store_true", help="tiny: shows that every contender works, claims nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default benchmarks/results)")
     return parser.parse_args()

@@ -55,7 +55,6 @@ def build(settings: Settings, rows: int | None, epochs: int) -> Theme:
             Case(TUNED, [*_torchrun("torch_ddp", file, work), "tuned"]),
         ],
         targets=[
-            Target("1", "the loop under Ray Train to the same loop under torchrun", ratio(RAY, LOOP, "images_per_s"), 0.98),
             Target(
                 "2", "Kiln on Ray to the best of Lightning, Accelerate and Ray plus DataLoader",
                 ratio(RAY, PEERS, "images_per_s"), 2.0, condition=same_accuracy(RAY, PEERS),
