@@ -1,23 +1,31 @@
-"""What Ray costs the training loop: the same loop under Ray Train and under torchrun, in pairs."""
+"""What Ray costs the training loop: the same loop under Ray Train and under torchrun, in turns of seconds."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
-from benchmarks.model import Settings, Target, Theme, ratio
-from benchmarks.themes.throughput import LOOP, RAY, build
+from benchmarks.model import Case, Settings, Target, Theme, figure
+from benchmarks.themes.throughput import build
+
+PAIR = "kiln on ray and under torchrun"
 
 
 def theme(settings: Settings) -> Theme:
-    """Two contenders alone, so that the runs of a pair follow one another: the machine drifts by more than they differ."""
-    built = build(settings, settings.rows, settings.epochs or 3)
+    built = build(settings, settings.rows, settings.epochs or 1)
+    file, blocks = settings.scratch / "work.json", "3" if settings.smoke else "16"
     return replace(
         built,
         name=built.name.replace("throughput", "ray"),
         title=f"The loop under Ray Train and under torchrun, {settings.network}",
-        cases=[case for case in built.cases if case.name in (RAY, LOOP)],
+        cases=[Case(PAIR, [sys.executable, "-m", "benchmarks.contenders.in_turns", str(file), blocks, "{result}", "{round}"])],
         targets=[
-            Target("1", "the loop under Ray Train to the same loop under torchrun", ratio(RAY, LOOP, "images_per_s"), 0.98)
+            Target("1", "the loop under Ray Train to the same loop under torchrun", lambda f: figure(f, PAIR, "ratio"), 0.98)
         ],
-        conditions=[text for text in built.conditions if not text.startswith("peers")],
+        conditions=[
+            *built.conditions[:2],
+            "both train at the same time, but all processes of one of them are stopped at any moment; a turn is compared with "
+            "the mean of its two neighbours; validation and start-up are left out",
+            "under Ray as `pipelines.train` runs it (precision by its probe, checkpoints, events)",
+        ],
     )

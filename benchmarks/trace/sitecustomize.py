@@ -3,6 +3,7 @@
 Python imports `sitecustomize` by itself, before anything else, hence in Ray's workers too. The standard library alone, and
 only what a process has loaded anyway. One JSON line per event, appended to the file that `KILN_BENCH_TRACE` names:
 `t` (seconds since the epoch), `pid`, `what`, and `imports`, the seconds that this process has spent on imports so far.
+`KILN_BENCH_EVERY` may name one of those that are watched, every call of which is then noted.
 """
 
 import builtins
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 
-TRACE = os.environ.get("KILN_BENCH_TRACE")
+TRACE, EVERY = os.environ.get("KILN_BENCH_TRACE"), os.environ.get("KILN_BENCH_EVERY")
 # module -> attributes of it (dotted) whose first call is noted when it begins and when it ends.
 WATCHED = {
     "ray": ["init"],
@@ -49,7 +50,7 @@ def noted(label, function):
 
     @functools.wraps(function)
     def wrapper(*words, **named):
-        if calls:
+        if calls and label != EVERY:
             return function(*words, **named)
         calls.append(1)
         note(f"{label} begins")
