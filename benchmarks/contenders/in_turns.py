@@ -1,7 +1,8 @@
 """Kiln's loop under Ray Train and under torchrun, both at work, one of them stopped at any moment: `WORK BLOCKS RESULT SEED`.
 
-The machine's own pace changes by several times what they differ. So both are started, and then turns of a few seconds are
-compared with their neighbours. All processes of the other one are stopped (SIGSTOP), Ray's servants among them.
+The machine's own pace changes by many times what they differ, from one second to the next where there are neighbours. So
+both are started and take turns of a second or two, in which all processes of the other are stopped (SIGSTOP), Ray's servants
+among them; and what counts are the steps that no neighbour disturbed, with their share beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -25,9 +25,11 @@ from benchmarks.contenders.first_step import read
 from components.provenance import ROOT
 
 _STEP = "components.training.state.State.advance"
-_TURN_S, _SETTLE_S, _START_S, _FIRST_STEPS = 5.0, 0.5, 120, 10
-# Longer steps are no steps: an epoch's validation lies between two of them.
-_PAUSE = 4
+_TURN_S, _SETTLE_S, _START_S, _FIRST_STEPS = 1.5, 0.3, 120, 10
+# A step that takes so many times as long as quick ones do was disturbed (neighbours double it, Ray's servants cost a few per
+# cent); between two that are further apart lies an epoch's validation.
+_DISTURBED, _PAUSE = 1.25, 4
+_QUICK = 0.2  # the share of steps that are called quick
 
 
 class Contender:
@@ -76,12 +78,25 @@ class Contender:
         self.root.wait()
 
 
-def seconds(steps: Sequence[float], window: tuple[float, float]) -> float:
-    """Mean length of a step within a window, pauses left out."""
-    inside = [t for t in steps if window[0] <= t <= window[1]]
-    lengths = [b - a for a, b in itertools.pairwise(inside)]
-    usual = statistics.median(lengths)
-    return statistics.fmean(length for length in lengths if length < _PAUSE * usual)
+def lengths(steps: Sequence[float], windows: Sequence[tuple[float, float]]) -> list[float]:
+    """Of the steps within one of the windows."""
+    pairs = itertools.pairwise(steps)
+    return [b - a for a, b in pairs if any(begin <= a and b <= end for begin, end in windows)]
+
+
+def compared(ray: Sequence[float], plain: Sequence[float]) -> dict[str, float]:
+    """Figures of the two from the lengths of their steps, in seconds."""
+    quick = sorted([*ray, *plain])[int(_QUICK * (len(ray) + len(plain)))]
+    whole = [[length for length in taken if length < _PAUSE * quick] for taken in (ray, plain)]
+    calm = [[length for length in taken if length < _DISTURBED * quick] for taken in whole]
+    return {
+        "step_s": statistics.fmean(calm[0]),
+        "torchrun_step_s": statistics.fmean(calm[1]),
+        "ratio": statistics.fmean(calm[1]) / statistics.fmean(calm[0]),
+        "undisturbed": len(calm[0]) / len(whole[0]),
+        "torchrun_undisturbed": len(calm[1]) / len(whole[1]),
+        "ratio_of_all": statistics.fmean(whole[1]) / statistics.fmean(whole[0]),
+    }
 
 
 @contextmanager
@@ -113,20 +128,12 @@ def main() -> None:
     ]
     with both(commands, result.parent) as (ray, plain):
         turns = [(ray.turn(), plain.turn()) for _ in range(blocks)]
-        taken = ray.steps(), plain.steps()
-    lengths = [(seconds(taken[0], a), seconds(taken[1], b)) for a, b in turns]
-    # With the turn before it and the one after it, so that what drifts evenly is nobody's.
-    ratios = [
-        (plain_before + plain_after) / 2 / under_ray
-        for (_, plain_before), (under_ray, plain_after) in itertools.pairwise(lengths)
-    ]
-    values: dict[str, Any] = {
-        "images_per_s": work.global_batch / statistics.fmean(under_ray for under_ray, _ in lengths),
-        "torchrun_images_per_s": work.global_batch / statistics.fmean(under_torchrun for _, under_torchrun in lengths),
-        "ratio": statistics.fmean(ratios),
-        "error": statistics.stdev(ratios) / len(ratios) ** 0.5,
-    }
-    report(result, values, [f"{blocks} turns of {_TURN_S:g} s each; `error` is the standard error of `ratio`"])
+        taken = [
+            lengths(contender.steps(), windows)
+            for contender, windows in zip((ray, plain), zip(*turns, strict=True), strict=True)
+        ]
+    found = compared(*taken)
+    report(result, {"images_per_s": work.global_batch / found["step_s"], **found}, [f"{blocks} turns of {_TURN_S:g} s each"])
 
 
 if __name__ == "__main__":

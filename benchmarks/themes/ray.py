@@ -13,7 +13,7 @@ PAIR = "kiln on ray and under torchrun"
 
 def theme(settings: Settings) -> Theme:
     built = build(settings, settings.rows, settings.epochs or 1)
-    file, blocks = settings.scratch / "work.json", "3" if settings.smoke else "16"
+    file, blocks = settings.scratch / "work.json", "4" if settings.smoke else "40"
     return replace(
         built,
         name=built.name.replace("throughput", "ray"),
@@ -24,8 +24,10 @@ def theme(settings: Settings) -> Theme:
         ],
         conditions=[
             *built.conditions[:2],
-            "both train at the same time, but all processes of one of them are stopped at any moment; a turn is compared with "
-            "the mean of its two neighbours; validation and start-up are left out",
+            "both train, but all processes of one of them are stopped at any moment, in turns of 1.5 s; validation and "
+            "start-up are left out",
+            "steps that take less than 1.25 times as long as the quickest fifth of both; `undisturbed` is their share of all, "
+            "`ratio_of_all` that of all steps",
             "under Ray as `pipelines.train` runs it (precision by its probe, checkpoints, events)",
         ],
     )

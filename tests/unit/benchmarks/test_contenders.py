@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.contenders import convolutions, first_step, gpu_step, noop
+from benchmarks.contenders import convolutions, first_step, gpu_step, in_turns, noop
 from benchmarks.contenders.common import flipped, steady
 from benchmarks.contenders.stepping import endless, make_stepper, noise, seconds_per_step
 from components.provenance import ROOT
@@ -106,3 +106,16 @@ def test_a_repro_that_ran_something_is_no_no_op() -> None:
     )
     with pytest.raises(SystemExit, match="not a no-op"):
         noop.check("Running stage 'a':\n> true\nStage 'b' didn't change, skipping")
+
+
+def test_a_neighbour_who_disturbs_one_of_the_two_more_changes_its_share_and_not_the_ratio() -> None:
+    ray, plain = [0.102] * 60 + [0.2] * 40, [0.1] * 90 + [0.2] * 10
+    found = in_turns.compared([*ray, 3.0], plain)  # and one validation
+    assert found["ratio"] == pytest.approx(0.1 / 0.102)
+    assert (found["undisturbed"], found["torchrun_undisturbed"]) == (pytest.approx(0.6), pytest.approx(0.9))
+    assert found["ratio_of_all"] == pytest.approx(0.11 / 0.1412)
+
+
+def test_steps_belong_to_the_turn_that_they_lie_in_whole() -> None:
+    steps = [0.0, 1.0, 2.0, 3.5, 4.5, 9.0, 10.0]
+    assert in_turns.lengths(steps, [(0.5, 3.6), (4.0, 9.5)]) == [1.0, 1.5, 4.5]
