@@ -23,7 +23,8 @@ def theme(settings: Settings) -> Theme:
             Target("1", "the loop under Ray Train to the same loop under torchrun", lambda f: figure(f, PAIR, "ratio"), 0.98)
         ],
         conditions=[
-            *built.conditions[:2],
+            built.conditions[0].replace(", 1 epochs", ""),
+            built.conditions[1],
             "both train, but all processes of one of them are stopped at any moment, in turns of 1.5 s; validation and "
             "start-up are left out",
             "steps that take less than 1.25 times as long as the quickest fifth of both; `undisturbed` is their share of all, "
