@@ -22,13 +22,13 @@ import ray.exceptions
 from ray.actor import ActorHandle
 
 _QUIET_S = 2.0
-_LOOK_S = 0.1
+_LOOK_S = 0.25
 # An error that ended this many worker groups in the same way is not bad luck.
 _TWICE = 2
 
 
 class Mailbox(Protocol):
-    """What of it waits is said there: while training goes on, no worker waits for the driver."""
+    """No worker waits for the driver while training goes on: what does wait says so."""
 
     def put(self, event: dict[str, Any]) -> None:
         """A worker's: an event of plain values, for the driver."""
@@ -52,9 +52,14 @@ class Mailbox(Protocol):
         """The driver's, when nobody is to use it any more."""
 
 
+def on_this_machine() -> bool:
+    """Whether the connected Ray is this machine's own, and no other's."""
+    return not os.environ.get("RAY_ADDRESS") and not ray.nodes()[1:]
+
+
 def make_mailbox() -> Mailbox:
     """Files, if all workers will be here; else an actor here, so that the loss of another machine does not take it along."""
-    if not os.environ.get("RAY_ADDRESS") and not ray.nodes()[1:]:
+    if on_this_machine():
         return FolderMailbox(Path(tempfile.mkdtemp(prefix="kiln-mailbox-")))
     here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
     return ActorMailbox(ray.remote(num_cpus=0, label_selector=here)(_Keeper).remote())

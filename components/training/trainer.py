@@ -23,7 +23,7 @@ from components.folders import below, folder
 from components.training import job as entry
 from components.training.job import Job
 from components.training.local_trainer import LocalTrainer
-from components.training.mailbox import make_mailbox
+from components.training.mailbox import make_mailbox, on_this_machine
 from components.training.process_group import GlooConfig, Prepare, torch_config
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -158,7 +158,7 @@ class Attempt:
 
     def _whole(self) -> bool:
         """Whether all of Ray Train is wanted: on a cluster, and where the number of workers may change."""
-        return bool(os.environ.get("RAY_ADDRESS") or ray.nodes()[1:] or not isinstance(self.job.workers, int))
+        return not on_this_machine() or not isinstance(self.job.workers, int)
 
     def _stop(self) -> None:
         """Asks for a checkpoint and an end, and waits a little for both."""
