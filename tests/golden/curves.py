@@ -1,7 +1,9 @@
 """Loss curves that a change of the code must not move: `python -m tests.golden.curves` writes them anew.
 
 20 steps of each architecture in fp32 on one thread, on the first 1,280 images of Fashion-MNIST, in global batches of 64 cut
-into two micro-batches. Other processors round differently, so that a test compares to a tolerance, not to the bit.
+into two micro-batches. Other processors round differently, so that a test compares to a tolerance, not to the bit; and the
+rate is low, or what is rounded grows within these steps (ResNet-20's losses at 0.05: 4 % between AVX2 and AVX-512, at 0.003:
+0.08 %).
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def curve(architecture: str) -> list[float]:
     images = images.take(np.arange(STEPS * BATCH))
     counts = ChannelCounts(1)
     counts.add(images.pixels)
-    recipe: dict[str, Any] = {"architecture": architecture, "epochs": 1, "learning_rate": 0.05, "warmup_epochs": 0.5}
+    recipe: dict[str, Any] = {"architecture": architecture, "epochs": 1, "learning_rate": 0.003, "warmup_epochs": 0.5}
     sums = [0.0]
 
     def keep(state: dict[str, Any], wait: bool) -> None:

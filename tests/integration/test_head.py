@@ -104,11 +104,10 @@ def test_it_asks_for_a_token_unless_told_otherwise() -> None:
 
 
 def test_a_worker_is_there_before_there_is_work_and_has_imported_what_it_needs() -> None:
-    then = "print(json.dumps(ray.get(ray.remote(Actor).remote().found.remote())))"
-    driver = Driver(_WORK.format(then=f"print([p.pid for p in __import__('psutil').process_iter() if {_IDLE}]); {then}"))
-    idle, found = driver.end().splitlines()
-    pid, *rest = json.loads(found)
-    assert pid in json.loads(idle)
+    idle = f"[p.pid for p in __import__('psutil').process_iter() if {_IDLE}]"
+    driver = Driver(_WORK.format(then=f"print(json.dumps([{idle}, ray.get(ray.remote(Actor).remote().found.remote())]))"))
+    there, (pid, *rest) = json.loads(driver.end())
+    assert pid in there
     assert rest == ["3", True, None]
 
 
