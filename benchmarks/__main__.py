@@ -88,8 +88,8 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--rows", type=int, help="training images of `throughput`, `accuracy` and `ray`")
-    parser.add_argument("--epochs", type=int, help="epochs of the same")
-    parser.add_argument("--network", choices=("cnn", "resnet20"), default="cnn", help="of the same")
+    parser.add_argument("--epochs", type=int, help="epochs of `throughput` and `accuracy`")
+    parser.add_argument("--network", choices=("cnn", "resnet20"), default="cnn", help="of all three")
     parser.add_argument("--smoke", action="store_true", help="tiny: shows that every contender works, claims nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default benchmarks/results)")
     return parser.parse_args()

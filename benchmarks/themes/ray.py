@@ -12,7 +12,7 @@ PAIR = "kiln on ray and under torchrun"
 
 
 def theme(settings: Settings) -> Theme:
-    built = build(settings, settings.rows, settings.epochs or 1)
+    built = build(settings, settings.rows, epochs=1)  # of which there are as many as the turns take
     file, blocks = settings.scratch / "work.json", "4" if settings.smoke else "40"
     return replace(
         built,
