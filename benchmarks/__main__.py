@@ -17,7 +17,7 @@ from benchmarks.harness import Measured, measure
 from benchmarks.model import Settings, Theme
 from components.console import launch, say, table
 from components.errors import UserError
-from components.provenance import ROOT
+from components.paths import ROOT
 
 THEMES = ("throughput", "time_to_accuracy", "step", "start", "folders")
 # Long, so only when they are named.

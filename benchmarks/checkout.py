@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import data
-from components.provenance import ROOT
+from components.paths import ROOT
 
 
 def copy(folder: Path, params: dict[str, Any] | None = None) -> Path:

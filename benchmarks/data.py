@@ -13,10 +13,10 @@ import yaml
 from PIL import Image
 
 from components import provenance
-from components.artifacts import staged
-from components.data.shards import read_split, write_split
+from components.data.format.shards import read_split, write_split
 from components.errors import UserError
-from components.provenance import ROOT
+from components.files import atomic_directory
+from components.paths import ROOT
 
 RAW = ROOT / "data" / "raw" / "fashion-mnist"
 KEPT = ROOT / ".kiln" / "benchmarks"
@@ -56,7 +56,7 @@ def cut(source: Path, folder: Path, rows: int | None, other: int | None = None) 
     for split in ("train", "val", "test"):
         images, manifest = read_split(source / split)
         wanted = rows if split == "train" else other
-        with staged(folder / split) as fresh:
+        with atomic_directory(folder / split) as fresh:
             fresh.rmdir()
             write_split(fresh, split, images.slice(0, wanted or len(images)), manifest.classes, 32, manifest.channels)
     return folder
@@ -70,7 +70,7 @@ def jpegs(folder: Path, rows: int, side: int) -> Path:
     """`rows` JPEGs in ten directories, no two alike, smooth enough to look like photographs to a codec."""
     if folder.exists():
         return folder
-    with staged(folder) as fresh:
+    with atomic_directory(folder) as fresh:
         for start in range(0, rows, 1000):
             count = min(1000, rows - start)
             coarse = np.random.default_rng(start).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.data import KEPT
 from benchmarks.model import Case, Settings, Theme
-from components.provenance import ROOT
+from components.paths import ROOT
 
 # For peers that leave `ray.init` to Ray, which would join whatever cluster runs on this machine.
 OWN_RAY = {"RAY_ADDRESS": "local"}

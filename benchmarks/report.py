@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import Measured
 from benchmarks.model import Judgement, Spread, Theme, judge
-from components.artifacts import write_bytes
+from components.files import write_bytes
 
 # A load (processes that want a core) above this when nothing of ours runs is somebody else's.
 QUIET = 0.5

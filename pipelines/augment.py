@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.artifacts import staged
 from components.console import Meter, launch, say
-from components.data.augmentation import OnDisk, make_copies
-from components.data.preview import Samples, preview
-from components.data.shards import Writer, read_labels, read_manifest, read_pieces
+from components.data.augmentation.offline import OnDisk, make_copies
+from components.data.augmentation.preview import Samples, preview
+from components.data.format.shards import Writer, read_labels, read_manifest, read_pieces
+from components.files import atomic_directory
 from components.params import load_params
 
 
@@ -20,7 +20,7 @@ def run(train: Path, out: Path) -> None:
     """Writes `train`, `preview.png` and `class_counts.csv` below `out`; the statistics stay those of the originals."""
     params = load_params()
     settings, manifest = params.augment, read_manifest(train)
-    with staged(out) as folder, Meter("augment") as meter:
+    with atomic_directory(out) as folder, Meter("augment") as meter:
         writer = Writer(folder / "train", "train", manifest.shape, manifest.classes, params.preprocess.shard_mb)
         samples = Samples(len(manifest.classes))
         for images in read_pieces(train, manifest):

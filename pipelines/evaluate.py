@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from components import promotion
-from components.artifacts import Manifest, Receipt, staged
-from components.cluster.spread import spread
 from components.console import Meter, launch, say
-from components.data.images import Images
-from components.data.shards import read_split
+from components.data.format.images import Images
+from components.data.format.shards import read_split
 from components.errors import UserError
 from components.evaluation import reports
 from components.evaluation.predict import batch_starts, predict, predict_all, require_fit
 from components.evaluation.reports import Evaluation
+from components.files import atomic_directory
 from components.params import Evaluate, Params, load_params
-from components.tracking import registry, store
+from components.ray_session.parallel import spread
+from components.records.registry import Receipt
+from components.records.splits import Manifest
+from components.registry import model_versions, promotion
+from components.tracking import store
 
 
 def run(models: Path, test: Path, out: Path) -> None:
@@ -35,18 +37,18 @@ def run(models: Path, test: Path, out: Path) -> None:
     for receipt in receipts:
         evaluations[receipt.model] = _evaluate(receipt, images, manifest, params.evaluate)
         say(f"evaluate: {evaluations[receipt.model].summary()}")
-    with staged(out) as folder:
+    with atomic_directory(out) as folder:
         reports.write(folder, evaluations, images)
         # The registry before the outs: if this is interrupted, DVC runs the stage again, and repeating it changes nothing.
         for done in evaluations.values():
             figures = done.metrics.scalars | {"ms_per_image": done.ms_per_image}
-            registry.record_verdict(client, done.receipt, done.verdict, done.predictions, figures)
+            model_versions.record_verdict(client, done.receipt, done.verdict, done.predictions, figures)
     for done in evaluations.values():
         _compare_with_champion(client, done, params, test)
 
 
 def _evaluate(receipt: Receipt, images: Images, manifest: Manifest, settings: Evaluate) -> Evaluation:
-    loaded = registry.load(receipt)
+    loaded = model_versions.load(receipt)
     require_fit(f"{receipt.name} version {receipt.version}", loaded.network, manifest)
     if settings.num_workers == 1:
         with Meter(f"evaluate: {receipt.model}") as meter:
@@ -62,7 +64,7 @@ def _evaluate(receipt: Receipt, images: Images, manifest: Manifest, settings: Ev
 def _compare_with_champion(client: Any, done: Evaluation, params: Params, test: Path) -> None:
     """For information, and so in no out: who stands there now is not for a stage to depend on. `promote` asks again."""
     name, alias, number = done.receipt.name, params.promote.alias, done.receipt.version
-    holder = registry.aliases(client, name).get(alias)
+    holder = model_versions.aliases(client, name).get(alias)
     if holder is None or holder == number:
         return
     try:
@@ -70,7 +72,7 @@ def _compare_with_champion(client: Any, done: Evaluation, params: Params, test: 
     except UserError as error:
         say(f"evaluate: {done.receipt.model} cannot be compared with {alias} (version {holder}): {error}")
         return
-    registry.record_comparison(client, name, number, {"difference_low": found.low, "difference_high": found.high})
+    model_versions.record_comparison(client, name, number, {"difference_low": found.low, "difference_high": found.high})
     say(
         f"evaluate: {done.receipt.model} against {alias} (version {holder}): {100 * found.low:+.2f} to {100 * found.high:+.2f} "
         f"points of top-1 (95 %): {'may be promoted' if found.passed else 'may be worse'}"
@@ -80,7 +82,7 @@ def _compare_with_champion(client: Any, done: Evaluation, params: Params, test: 
 def _predict_part(starts: list[int], receipt: Receipt, pixels: np.ndarray, batch_size: int) -> Any:
     """What a Ray task runs: it takes the version from the registry itself."""
     store.connect()
-    return predict(registry.load(receipt).module, pixels, batch_size, starts)
+    return predict(model_versions.load(receipt).module, pixels, batch_size, starts)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,16 +11,17 @@ import sys
 from components.console import launch, say
 from components.errors import UserError
 from components.params import load_params
-from components.tracking import access, store
+from components.registry.server import roles
+from components.tracking import store
 
 
 def run(training: list[str], promoters: list[str], removed: list[str], name: str | None = None) -> None:
     """Gives each user the role, making what is not there yet; takes both from those in `removed`."""
     name = name or load_params().register_.name
     client = store.connect()
-    access.grant(client, name, {access.TRAINING: training, access.PROMOTERS: promoters}, password)
+    roles.grant(client, name, {roles.TRAINING: training, roles.PROMOTERS: promoters}, password)
     for user in removed:
-        access.withdraw(name, user)
+        roles.withdraw(name, user)
     for doing, users in (("register", training), ("promote", promoters), ("do neither any more", removed)):
         if users:
             say(f"grant: {', '.join(users)} may {doing}: {name} in {store.shown()}")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
-from components.artifacts import Receipt
-from components.cluster.session import Request, check_local
 from components.console import launch, say
 from components.data.sources.tree import not_for_dvc
+from components.dvc_cli import ignored_paths
 from components.errors import UserError
 from components.params import load_params
-from components.tracking import registry, store
+from components.ray_session.session import Request, check_local
+from components.records.registry import Receipt
+from components.registry import model_versions
+from components.tracking import store
 
 
 def run(models: Path) -> None:
@@ -28,7 +28,7 @@ def run(models: Path) -> None:
     client = store.connect()
     for path in sorted(models.glob("*/receipt.json")):
         receipt = Receipt.read(path)
-        known = {row["version"]: row for row in registry.overview(client, receipt.name)}
+        known = {row["version"]: row for row in model_versions.overview(client, receipt.name)}
         if known.get(str(receipt.version), {}).get("model_id") != receipt.model_id:
             path.unlink()
             say(f"preflight: {path} names version {receipt.version}, unknown to {store.shown()}: to be registered again")
@@ -39,8 +39,8 @@ def _check_raw(location: str) -> None:
     found = {f"{location.rstrip('/')}/{refusal.path}": refusal for refusal in not_for_dvc(location)}
     if not found:
         return
-    asked = subprocess.run([sys.executable, "-m", "dvc", "check-ignore", *found], capture_output=True, text=True, check=False)
-    left = [f"  {path} ({refusal.detail})" for path, refusal in found.items() if path not in asked.stdout.splitlines()]
+    ignored = ignored_paths(found)
+    left = [f"  {path} ({refusal.detail})" for path, refusal in found.items() if path not in ignored]
     if left:
         raise UserError(
             "DVC cannot hash what is no file, and would wait for ever or fail; remove it, or name it in .dvcignore:\n"

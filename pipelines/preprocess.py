@@ -7,8 +7,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from components.artifacts import REFUSED, staged
-from components.cluster.spread import stream
 from components.console import Meter, launch, say
 from components.data import sources
 from components.data.preparation.decide import TooManyRefusedError, decide
@@ -16,8 +14,10 @@ from components.data.preparation.prepare import write_splits
 from components.data.preparation.report import write_quarantine, write_report
 from components.data.preparation.survey import here, is_small, survey
 from components.errors import UserError
+from components.files import atomic_directory
 from components.params import load_params
-from components.provenance import ROOT
+from components.paths import QUARANTINE, ROOT
+from components.ray_session.parallel import stream
 
 
 def run(out: Path) -> None:
@@ -25,7 +25,7 @@ def run(out: Path) -> None:
     statistics."""
     params = load_params()
     settings = params.preprocess
-    with staged(out) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with atomic_directory(out) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
         source = sources.load(settings.source, settings.limits, Path(scratch))
         say(f"preprocess: {len(source.entries):,} images listed in {settings.source.path}")
         alone = not source.shareable or is_small(source)
@@ -40,7 +40,7 @@ def run(out: Path) -> None:
         try:
             decision = decide(found, settings, params.seed)
         except TooManyRefusedError as error:
-            path = ROOT / REFUSED
+            path = ROOT / QUARANTINE
             path.parent.mkdir(exist_ok=True)
             write_quarantine(path, sorted(error.quarantine))
             raise UserError(f"{error}\nAll of them are in {os.path.relpath(path)}") from None

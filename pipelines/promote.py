@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from components import promotion
 from components.console import launch, say, table
 from components.errors import UserError
 from components.params import load_params
-from components.promotion import Decision
-from components.tracking import history, registry, store
+from components.registry import history, model_versions, promotion
+from components.registry.promotion import Decision
+from components.tracking import store
 
 TEST = Path("data/prepared/test")
 
@@ -41,7 +41,9 @@ def promote(
         _require_text("--override", override)
     client = store.connect()
     candidate = (
-        registry.get(client, name, version) if version is not None else promotion.best(client, name, params.promote.metric)
+        model_versions.get(client, name, version)
+        if version is not None
+        else promotion.best(client, name, params.promote.metric)
     )
     number = int(candidate.version)
     current = _state(client, name, alias)
@@ -97,7 +99,7 @@ def rollback(reason: str, name: str | None = None, alias: str | None = None, dry
         raise UserError(f"{name}@{alias} has no move to take back")
     undone = current.live[-1]
     target = current.before(undone)
-    verdict = registry.intact(registry.get(client, name, target))[0] if target is not None else None
+    verdict = model_versions.intact(model_versions.get(client, name, target))[0] if target is not None else None
     if verdict and not verdict.passed and not current.overridden(verdict.version):
         raise UserError(
             f"{name}@{alias} does not return to version {target}: its verdict failed, and nobody put it there against that; "
@@ -131,7 +133,7 @@ def show_history(name: str | None = None, alias: str | None = None) -> None:
     table(f"{name}@{alias}", ["move", "when", "who", "from", "to", "why"], rows)
     if doubt := current.doubt(name):
         say(f"promote: {doubt}")
-    there = {int(v.version) for v in registry.versions(client, name)}
+    there = {int(v.version) for v in model_versions.versions(client, name)}
     for entry in current.entries:
         if entry.move.target is not None and entry.move.target not in there:
             say(f"promote: version {entry.move.target} of move {entry.number} was deleted from the registry")

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.artifacts import Epoch, Receipt, TrainResult, sha256_file
 from components.console import launch, say
 from components.errors import UserError
+from components.files import sha256_file
 from components.models import build, weights
 from components.params import load_params
-from components.tracking import registry, runs, store
+from components.records.registry import Receipt
+from components.records.training import Epoch, TrainResult
+from components.registry import model_versions
+from components.tracking import runs, store
 
 
 def run(model: str, trained: Path, out: Path) -> None:
@@ -24,7 +27,7 @@ def run(model: str, trained: Path, out: Path) -> None:
     if (found := sha256_file(path)) != result.sha256:
         raise UserError(f"{path}: expected sha256 {result.sha256}, found {found}; `dvc checkout` restores it")
     client = store.connect()
-    version, verb = registry.find(client, name, result.sha256), "is already"
+    version, verb = model_versions.find(client, name, result.sha256), "is already"
     if version is None:
         verb = "becomes"
         module = build(network)
@@ -43,8 +46,8 @@ def run(model: str, trained: Path, out: Path) -> None:
             tags,
             _history(trained / "history.csv"),
         )
-        version = registry.create(client, name, model, module, network, result.sha256, run_id, tags)
-    model_id = registry.model_id(version)
+        version = model_versions.create(client, name, model, module, network, result.sha256, run_id, tags)
+    model_id = model_versions.model_id(version)
     Receipt(model=model, name=name, version=int(version.version), model_id=model_id, sha256=result.sha256).write(out)
     say(f"register@{model}: {result.sha256[:12]} {verb} {name} version {version.version} in {store.shown()}")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.text import Text
 
-from components.artifacts import Verdict
 from components.console import launch, say, table
 from components.params import load_params
-from components.tracking import registry, store
+from components.records.evaluation import Verdict
+from components.registry import model_versions
+from components.tracking import store
 
 
 def run(reports: Path) -> None:
@@ -21,7 +22,7 @@ def run(reports: Path) -> None:
     metrics = json.loads((reports / "metrics.json").read_text())
     client = store.connect()
     name = params.register_.name
-    known = {row["version"]: row for row in registry.overview(client, name)}
+    known = {row["version"]: row for row in model_versions.overview(client, name)}
     rows = []
     for model, m in metrics.items():
         judged = verdict.models[model]

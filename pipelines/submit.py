@@ -8,27 +8,27 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from components.cluster.collect import check_same, collect, collect_refused
-from components.cluster.package import job_key, pack
-from components.cluster.repository import check_remote, check_stages, dvc
-from components.cluster.results import Shown
 from components.console import launch, say, table
+from components.dvc_cli import check_remote, check_stages, dvc
 from components.errors import UserError
-from components.provenance import ROOT
+from components.jobs.collect import check_same, collect, collect_refused
+from components.jobs.results import Shown
+from components.paths import ROOT
+from components.ray_session.code_package import job_key, pack
 
 
 def run(client: Any, stages: Sequence[str], allow_dirty: bool, again: bool, detach: bool) -> int:
     """Submits, unless the same was submitted before, and follows; returns the job's exit code."""
-    from components.cluster import jobs
+    from components.jobs import client as ray_jobs
 
     check_stages(stages)
     package = pack(allow_dirty)
     if package.dirty:
         say("submit: with what differs from the commit:\n" + "\n".join(f"  {line}" for line in package.dirty))
     say(f"submit: commit {package.commit[:12]}, {len(package.data) / 2**20:.1f} MiB of code; data to the DVC remote")
-    check_remote(ROOT, job_key(package, stages), leave=True)
+    check_remote(ROOT, job_key(package, stages), create_marker=True)
     dvc(ROOT, "push")
-    job = jobs.submit(client, package, stages, again)
+    job = ray_jobs.submit(client, package, stages, again)
     say(f"submit: job {job}")
     if detach:
         say(f"submit: detached; --attach {job} follows and collects it")
@@ -38,18 +38,18 @@ def run(client: Any, stages: Sequence[str], allow_dirty: bool, again: bool, deta
 
 def attach(client: Any, job: str) -> int:
     """Follows a job to its end and collects its results; returns its exit code. Ctrl-C asks whether to stop it."""
-    from components.cluster import jobs
+    from components.jobs import client as ray_jobs
 
     try:
-        details, log = jobs.follow(client, job, Shown())
+        details, log = ray_jobs.follow(client, job, Shown())
     except KeyboardInterrupt:
         if _wants_it_stopped():
-            say(f"submit: {job} {jobs.stop(client, job).status.value}")
+            say(f"submit: {job} {ray_jobs.stop(client, job).status.value}")
         else:
             say(f"submit: detached, {job} goes on; --attach {job} follows and collects it")
         raise
     say(f"submit: {job} {details.status.value}")
-    if code := jobs.exit_code(details):
+    if code := ray_jobs.exit_code(details):
         if not log.strip():
             say(details.message or "")
         collect_refused(log)
@@ -70,9 +70,9 @@ def _wants_it_stopped() -> bool:
 
 
 def _status(client: Any, job: str | None) -> None:
-    from components.cluster import jobs
+    from components.jobs import client as ray_jobs
 
-    found = [jobs.info(client, job)] if job else jobs.listed(client)
+    found = [ray_jobs.info(client, job)] if job else ray_jobs.listed(client)
     facts = [(str(d.submission_id), d.status.value, d.metadata or {}) for d in found]
     rows = [[name, status, of.get("kiln.commit", "")[:12], of.get("kiln.stages") or "all"] for name, status, of in facts]
     table(f"jobs on {client.get_address()}", ["job", "status", "commit", "stages"], rows)
@@ -93,13 +93,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.address:
         raise UserError("--address is needed: the cluster's dashboard, such as https://head:8265 or http://localhost:8265")
-    from components.cluster import jobs
+    from components.jobs import client as ray_jobs
 
-    client = jobs.connect(args.address, args.insecure, args.trust_network)
+    client = ray_jobs.connect(args.address, args.insecure, args.trust_network)
     if args.status is not None:
         _status(client, args.status or None)
     elif args.stop:
-        say(f"submit: {args.stop} {jobs.stop(client, args.stop).status.value}")
+        say(f"submit: {args.stop} {ray_jobs.stop(client, args.stop).status.value}")
     elif args.attach:
         sys.exit(attach(client, args.attach))
     else:

@@ -6,7 +6,8 @@ import argparse
 
 from components.console import launch, say, table
 from components.errors import UserError
-from components.tracking import lineage, store
+from components.registry import lineage
+from components.tracking import store
 
 
 def run(reference: str, check: bool) -> bool:

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import provenance
-from components.artifacts import FORGET_DAYS, TrainResult, forgotten, only_one, write_bytes
-from components.cluster import nodes, storage
-from components.cluster.session import Request, check_local, device_for, starting
 from components.console import launch, say
 from components.errors import UserError
+from components.files import RETENTION_DAYS, exclusive_lock, stale_paths, write_bytes
 from components.params import Train, load_params
-from components.training.plan import WORKERS_IMPORT, Plan, plan
+from components.paths import STATE
+from components.ray_session import nodes, shared_storage
+from components.ray_session.session import Request, check_local, device_for, starting
+from components.records.training import TrainResult
+from components.training.plan import Plan, plan
 
 if TYPE_CHECKING:
-    from components.training.job import Job
-
-STATE = provenance.ROOT / ".kiln"
+    from components.orchestration.job import Job
 
 
 def run(model: str, train: Path, val: Path, out: Path) -> None:
@@ -37,7 +37,7 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         KeyboardInterrupt: interrupted; a checkpoint keeps what was done.
     """
     params = load_params()
-    with only_one(STATE / "locks" / f"train-{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}", str(out)):
+    with exclusive_lock(STATE / "locks" / f"train-{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}", str(out)):
         wanted = plan(params, model, train, val)
         request = Request(params.train.workers[0], params.train.cpus_per_worker)
         check_local(request)
@@ -63,26 +63,26 @@ def run(model: str, train: Path, val: Path, out: Path) -> None:
         write_bytes(out / "history.csv", history.to_csv(index=False).encode())
         result.write(out / "result.json")
         returned["checkpoints"].clear()
-        for path in forgotten((STATE / "runs").glob("*")):
+        for path in stale_paths((STATE / "runs").glob("*")):
             shutil.rmtree(path, ignore_errors=True)
-            say(f"train@{model}: removed the checkpoints of {path.name[:12]}: nobody went on with it for {FORGET_DAYS} days")
+            say(f"train@{model}: removed the checkpoints of {path.name[:12]}: nobody went on with it for {RETENTION_DAYS} days")
 
 
 def _train(wanted: Plan, settings: Train, request: Request, experiment: str, seed: int) -> dict[str, Any]:
     """What rank 0 returned, with the `device` and where the `checkpoints` are, which may go once the outs are safe."""
     label = f"train@{wanted.model}"
     # Ray and its workers need as long as what is imported here.
-    with starting(settings.workers[1], request.threads, WORKERS_IMPORT) as connect:
+    with starting(settings.workers[1], request.threads) as connect:
+        from components.orchestration.follower import Follower
         from components.tracking import store
-        from components.tracking.follower import Follower
         from components.tracking.runs import FINGERPRINT, data_tags, training_run
 
         client = store.connect()
         tags = data_tags(wanted.digests) | provenance.git_state() | provenance.environment() | {FINGERPRINT: wanted.fingerprint}
         tags["kiln.num_workers"] = " to ".join(str(n) for n in sorted(set(settings.workers)))
-        from components.cluster.interface import use_cluster_interface
-        from components.training import checkpoint
-        from components.training.trainer import fit
+        from components.orchestration import checkpoints
+        from components.orchestration.trainer import fit
+        from components.ray_session.network_interface import use_cluster_interface
 
         where = connect()
         job, remember = _job(wanted, settings, request, seed)
@@ -91,10 +91,10 @@ def _train(wanted: Plan, settings: Train, request: Request, experiment: str, see
             f"global batch {job.global_batch}, fingerprint {wanted.fingerprint[:12]}"
         )
         # The checkpoints' place remembers the MLflow run that they belong to, one for each store.
-        place, here = job.folder(), f"mlflow-{hashlib.sha256(store.uri().encode()).hexdigest()[:16]}"
-        resume = checkpoint.note(place, here)
+        place, here = job.open_store(), f"mlflow-{hashlib.sha256(store.uri().encode()).hexdigest()[:16]}"
+        resume = checkpoints.note(place, here)
         with training_run(client, experiment, wanted.model, wanted.facts, tags, wanted.inputs, resume) as tracked:
-            checkpoint.note(place, here, tracked.run_id)
+            checkpoints.note(place, here, tracked.run_id)
             follower = Follower(label, wanted.recipe.epochs, tracked, remember)
             with follower:
                 returned = fit(
@@ -116,28 +116,28 @@ def _job(wanted: Plan, settings: Train, request: Request, seed: int) -> tuple[Jo
     Raises:
         UserError: it cannot.
     """
-    from components.training import choice
-    from components.training.job import make_job
+    from components.orchestration.job import make_job
+    from components.training import precision_cache
 
     device = device_for(request, settings.device)
     if settings.precision == "fp16" and device == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU; on a CPU use auto, fp32 or bf16")
     machine = os.environ.get("RAY_ADDRESS") or provenance.cpu_model()
-    situation = choice.situation(wanted.network.model_dump(mode="json"), wanted.facts["train"], device, machine)
+    situation = precision_cache.situation(wanted.network.model_dump(mode="json"), wanted.facts["train"], device, machine)
     memory = STATE / "precision.json"
     job = make_job(
         wanted,
         settings,
         seed,
         device=device,
-        precision=choice.recall(memory, situation) if settings.precision == "auto" else settings.precision,
-        storage=storage.ready(),
+        precision=precision_cache.recall(memory, situation) if settings.precision == "auto" else settings.precision,
+        storage=shared_storage.ready(),
         locate=nodes.provide(list(wanted.data.values()), settings.cpus_per_worker).at,
         scratch=nodes.scratch if os.environ.get("RAY_ADDRESS") else partial(Path, STATE),
         placement=request.placement,
         accelerator=request.accelerator,
     )
-    return job, lambda chosen: choice.remember(memory, situation, chosen)
+    return job, lambda chosen: precision_cache.remember(memory, situation, chosen)
 
 
 def main(argv: list[str] | None = None) -> None:

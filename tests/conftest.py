@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.images import Images
+from components.data.format.images import Images
 
 # No test sees the caller's servers, clusters or settings. Gone before components.tracking sets its own defaults.
 for _key in [key for key in os.environ if key.startswith(("MLFLOW_", "RAY_", "DVC_", "OMP_NUM_THREADS", "PYTHONDONTWRITE"))]:

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from components.artifacts import Network
-from components.data.shards import read_manifest, read_split
+from components.data.format.shards import read_manifest, read_split
 from components.models import BUILDERS
 from components.params import Recipe
-from components.training.optim import build_optimizer, build_schedule
+from components.records.training import Network
+from components.training.optimizers import build_optimizer, build_schedule
 from components.training.plan import describe
 
 

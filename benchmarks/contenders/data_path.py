@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.contenders.common import report
 from benchmarks.contenders.stepping import CPU, endless, fashion, join, leave, make_stepper, seconds_per_step
-from components.data.batches import epoch_batches
-from components.data.pool import OnDisk
+from components.data.loading.image_stores import OnDisk
+from components.data.loading.sampling import epoch_batches
 
 _BATCH, _STEPS = 256, 8
 

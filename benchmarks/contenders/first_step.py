@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.common import TRAIN, importing, report
-from components.provenance import ROOT
+from components.paths import ROOT
 
 _STEP = "components.training.state.State.advance ends"
 _LIMIT_S = 300
@@ -50,8 +50,8 @@ def phases(events: list[dict[str, Any]], driver: int, begun: float) -> dict[str,
     marks = [
         ("driver until ray.init", "ray.init begins"),
         ("ray.init", "ray.init ends"),
-        ("until fit", "components.training.trainer.fit begins"),
-        ("until a worker runs", "components.training.worker.run begins"),
+        ("until fit", "components.orchestration.trainer.fit begins"),
+        ("until a worker runs", "components.orchestration.worker.run begins"),
         ("until the loop", "components.training.loop.train begins"),
         ("until the first step", _STEP),
     ]

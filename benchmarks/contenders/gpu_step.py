@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.contenders.common import report
 from benchmarks.contenders.stepping import CPU, endless, make_stepper, noise
-from components.artifacts import Network
-from components.data.pool import OnDisk, Resident
-from components.data.shards import write_split
+from components.data.format.shards import write_split
+from components.data.loading.image_stores import OnDisk, Resident
 from components.models import build
+from components.records.training import Network
 from components.training.precision import autocast, settle
 
 _WARM = 10

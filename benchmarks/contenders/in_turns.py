@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.contenders.common import Work, importing, report
 from benchmarks.contenders.first_step import read
-from components.provenance import ROOT
+from components.paths import ROOT
 
 _STEP = "components.training.state.State.advance"
 _TURN_S, _SETTLE_S, _START_S, _FIRST_STEPS = 1.5, 0.3, 120, 10

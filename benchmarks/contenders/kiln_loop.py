@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.contenders.common import Work, arguments, report, steady, top1
-from components.data.pool import Resident
-from components.data.shards import read_split
+from components.data.format.shards import read_split
+from components.data.loading.image_stores import Resident
 from components.models.classifier import Classifier
+from components.training.callback import Surroundings
 from components.training.loop import Outcome, Run, train
-from components.training.surroundings import Surroundings
 
 
 def values(work: Work, outcome_state: dict[str, Any], epochs: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Kiln's loop as it is used: `components.training.trainer.fit` on Ray Train, with events, heartbeats and checkpoints."""
+"""Kiln's loop as it is used: `components.orchestration.trainer.fit` on Ray Train, with events, heartbeats and checkpoints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from benchmarks.contenders.common import arguments, report
 from benchmarks.contenders.kiln_loop import values
-from components.cluster.session import session
+from components.orchestration.job import Job
+from components.orchestration.trainer import fit
 from components.params import Checkpoint
-from components.training.job import Job
-from components.training.trainer import fit
+from components.ray_session.session import session
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.contenders.common import importing, report
-from components.artifacts import Manifest
+from components.records.splits import Manifest
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.contenders.common import report
 from benchmarks.contenders.stepping import endless, make_stepper, noise, seconds_per_step
-from components.artifacts import Epoch
-from components.folders import folder
-from components.training.checkpoint import Checkpoints
+from components.orchestration.checkpoints import Checkpoints
+from components.records.training import Epoch
+from components.storage import open_store
 
 _ROWS, _SAVES = 54_000, 3
 
@@ -30,7 +30,7 @@ def main() -> None:
     step_s = statistics.median(seconds_per_step(steps, 1) for _ in range(count))
     row = Epoch(epoch=1, step=1, learning_rate=0.1, train_loss=1, train_top1=0.1, val_loss=1, val_top1=0.1)
     state.score.add(row, state.weights)  # the best weights so far are saved, too
-    checkpoints = Checkpoints(folder(str(result.parent), "checkpoints"), "0" * 64, keep=2)
+    checkpoints = Checkpoints(open_store(str(result.parent), "checkpoints"), "0" * 64, keep=2)
     dumps, writes = [], []
     for number in range(_SAVES):
         start = time.perf_counter()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from components.data.pool import Resident
-from components.data.shards import read_split
+from components.data.format.shards import read_split
+from components.data.loading.image_stores import Resident
 from components.models import build, weights
 from components.training.loop import validate
 

@@ -12,18 +12,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.artifacts import Channels, Network
-from components.data.images import Images
-from components.data.pool import Ahead, Pool, Resident
-from components.data.shards import read_split
+from components.data.format.images import Images
+from components.data.format.shards import read_split
+from components.data.loading.image_stores import Ahead, Pool, Resident
 from components.models import build
 from components.params import Recipe
+from components.records.splits import Channels
+from components.records.training import Network
+from components.training.callback import ALONE
 from components.training.loop import Run, Stepper, prepare_process
 from components.training.plan import describe
 from components.training.precision import probe
-from components.training.reduction import Totals
+from components.training.reducer import Totals
 from components.training.state import State
-from components.training.surroundings import ALONE
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from benchmarks.contenders.common import Rate, Work, arguments, flipped, plain_epoch, report, top1
-from components.data.shards import read_split
+from components.data.format.shards import read_split
 
 
 def main() -> None:

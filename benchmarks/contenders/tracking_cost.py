@@ -19,10 +19,10 @@ from mlflow import MlflowClient
 
 from benchmarks.contenders.common import report
 from benchmarks.contenders.stepping import endless, fashion, make_stepper
-from components.artifacts import Epoch
+from components.records.training import Epoch
 from components.tracking import store
 from components.tracking.runs import TrainingRun
-from components.training.reduction import Totals
+from components.training.reducer import Totals
 
 _BATCH = 256
 

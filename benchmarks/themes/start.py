@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import checkout, data
 from benchmarks.model import Case, Round, Settings, Target, Theme, figure, ratio
-from components.provenance import ROOT
+from components.paths import ROOT
 
 FIRST, AGAIN = "kiln train stage, first of a checkout", "kiln train stage, later ones"
 SMALL, LARGE, TRIVIAL = "kiln no-op dvc repro, 16 MB", "kiln no-op dvc repro, 512 MB", "one-stage no-op dvc repro"

@@ -11,7 +11,7 @@ from benchmarks import data
 from benchmarks.contenders.common import Work
 from benchmarks.harness import OWN_RAY
 from benchmarks.model import Case, Round, Settings, Target, Theme, mean, ratio
-from components.data.shards import read_manifest
+from components.data.format.shards import read_manifest
 
 RAY, LOOP = "kiln on ray", "kiln under torchrun"
 DDP, LIGHTNING, ACCELERATE, LOADER, TUNED = (

@@ -21,9 +21,9 @@ WATCHED = {
     "torch": [],
     "components.tracking.store": ["connect"],
     "components.training.precision": ["probe"],
-    "components.training.trainer": ["fit"],
+    "components.orchestration.trainer": ["fit"],
     "components.training.loop": ["train"],
-    "components.training.worker": ["run", "_open"],
+    "components.orchestration.worker": ["run", "_open"],
     "components.training.state": ["State.advance"],
 }
 _STEP_S = 0.25

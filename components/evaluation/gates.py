@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from components.artifacts import GateResult
 from components.params import Gates
+from components.records.evaluation import GateResult
 
 # Gate -> the metric that it looks at; `min_` gates are floors, `max_` gates ceilings, and both include their bound.
 _METRIC = {"min_top1": "top1", "min_class_recall": "min_class_recall", "max_ece": "ece"}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from components.data.images import Images
+from components.data.format.images import Images
 from components.evaluation.metrics import ECE_BINS, Metrics
 
 

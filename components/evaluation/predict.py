@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.artifacts import Manifest, Network
 from components.errors import UserError
+from components.records.splits import Manifest
+from components.records.training import Network
 
 
 def predict_all(

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.artifacts import Manifest, ModelVerdict, Receipt, Verdict, write_bytes
-from components.data.images import Images
+from components.data.format.images import Images
 from components.evaluation.gates import judge
 from components.evaluation.metrics import Metrics, compute, probabilities
 from components.evaluation.plots import report_figure
 from components.evaluation.predictions import encode
+from components.files import write_bytes
 from components.params import Evaluate
+from components.records.evaluation import ModelVerdict, Verdict
+from components.records.registry import Receipt
+from components.records.splits import Manifest
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from components.artifacts import Network
 from components.models import cnn, resnet
 from components.models.classifier import Classifier
+from components.records.training import Network
 
 # Builders take the number of input channels, of classes, and the width of the first stage (None: the architecture's own).
 BUILDERS: dict[str, Callable[[int, int, int | None], nn.Module]] = {

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from components.artifacts import Network
 from components.errors import UserError
+from components.records.training import Network
 
 
 def serialize(network: Network, state: dict[str, Tensor]) -> bytes:

@@ -27,6 +27,22 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()
     promote: Promote = Promote()
 
+    def resolved(self) -> dict[str, Any]:
+        """Return all parameters as plain values, with the defaults filled in.
+
+        Of a model's batch it has the effective `global_batch_size` and, instead of
+        `micro_batch_size`, the number of `micro_batches`. The weights depend on these, and not
+        on the number of workers that they may be derived from. `train.model_names` lists the
+        models.
+        """
+        values = self.model_dump(mode="json", by_alias=True)
+        for name, recipe in values["train"]["models"].items():
+            del recipe["micro_batch_size"]
+            recipe["global_batch_size"] = self.train.batch_size(name)
+            recipe["micro_batches"] = self.train.micro_batches(name)
+        values["train"]["model_names"] = list(self.train.models)
+        return values
+
 
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key written twice, which PyYAML would settle silently."""

@@ -14,6 +14,3 @@ for _key, _value in {
     os.environ.setdefault(_key, _value)
 # Not a default: nobody's environment may open this door for a model that Kiln loads.
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-
-# A registered model's moves are the versions of another, named after it.
-SUFFIX = "-history"

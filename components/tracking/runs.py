@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 
-from components.artifacts import Epoch
+from components.records.training import Epoch
 from components.tracking import spool, store
 
 FINGERPRINT = "kiln.fingerprint"

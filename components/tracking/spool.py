@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from components.artifacts import write_bytes
-from components.provenance import ROOT
+from components.files import write_bytes
+from components.paths import ROOT
 
 FOLDER = ROOT / ".kiln" / "spool"
 

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from components.console import say
 from components.errors import UserError
-from components.provenance import ROOT
+from components.paths import ROOT
 from components.tracking import spool
 
 EMBEDDED = f"sqlite:///{ROOT / 'mlflow.db'}"

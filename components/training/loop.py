@@ -12,21 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.artifacts import Epoch, Network
-from components.data.batches import Augmenter, Mixer, epoch_batches
-from components.data.pool import Ahead, Pool
+from components.data.loading.image_stores import Ahead, Pool
+from components.data.loading.online_augment import Augmenter, Mixer
+from components.data.loading.sampling import epoch_batches
 from components.errors import UserError
 from components.models import build
 from components.models.classifier import Classifier
 from components.params import Recipe
+from components.records.training import Epoch, Network
+from components.training.callback import ALONE, Surroundings
 from components.training.collectives import gather, rank_and_world, sum_over_ranks
 from components.training.losses import Criterion
-from components.training.memory import keep_freed
 from components.training.precision import autocast, probe
+from components.training.process_settings import keep_freed
 from components.training.progress import Pulse
-from components.training.reduction import Totals, deal
+from components.training.reducer import Totals, deal
 from components.training.state import State
-from components.training.surroundings import ALONE, Surroundings
 
 # Fixed, so that each image is always computed in the same company and the figures do not depend on the world size.
 VALIDATION_BATCH = 500

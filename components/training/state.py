@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from components.artifacts import Epoch
 from components.models.classifier import Classifier
 from components.params import EarlyStopping, Recipe
-from components.training.optim import build_optimizer, build_schedule
-from components.training.reduction import Reducer
+from components.records.training import Epoch
+from components.training.optimizers import build_optimizer, build_schedule
+from components.training.reducer import Reducer
 
 
 @dataclass

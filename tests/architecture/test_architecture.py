@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import runpy
 import subprocess
@@ -12,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components import provenance, reference
-from components.params import Params, Train
+from components.params import Params, Train, load_params, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -25,37 +23,6 @@ def test_imports_go_one_way() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-
-
-def compact(files: set[Path]) -> set[str]:
-    """With a folder in place of its modules where all of them are there, and without those that hold no more than a docstring:
-    DVC parses every line of its lock, and looks at every dependency, at every start."""
-    for folder in sorted({path.parent for path in files if len(path.parts) > 2}):
-        modules = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
-        if modules <= files:
-            files = files - modules | {folder}
-    return {str(path) for path in files if (ROOT / path).is_dir() or _does_something(ROOT / path)}
-
-
-def _does_something(path: Path) -> bool:
-    return not all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body)
-
-
-@pytest.mark.parametrize("stage", DVC)
-def test_a_stages_code_deps_are_exactly_what_it_can_import(stage: str) -> None:
-    named = {dep for dep in DVC[stage]["deps"] if dep.startswith(("components/", "pipelines/"))}
-    imported = compact({Path(path) for path in provenance.first_party(f"pipelines.{stage}")})
-    assert named == imported, "paste into dvc.yaml:\n" + "\n".join(f"      - {path}" for path in sorted(imported))
-
-
-def test_what_code_reads_from_beside_it_is_a_dep_as_well() -> None:
-    """A template, say: it has to lie in a folder that a stage depends on as a whole."""
-    deps = {ROOT / dep for stage in DVC.values() for dep in stage["deps"]}
-    command = ["git", "ls-files", "components", "pipelines"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    others = [ROOT / name for name in listed.stdout.split() if not name.endswith(".py")]
-    assert others
-    assert all(deps.intersection(path.parents) for path in others)
 
 
 @pytest.mark.parametrize("stage", DVC)
@@ -78,20 +45,25 @@ def test_every_section_of_the_parameters_is_a_verb_with_its_schema_class() -> No
             assert kind.__name__ == section.capitalize()  # type: ignore[union-attr]
 
 
-def test_train_is_run_again_for_every_parameter_that_it_reads() -> None:
-    # How a training survives, and where it keeps its images, does not change what comes out.
-    survival = {f"train.{name}" for name in ("max_failures", "images", "checkpoint", "watchdog_s", "start_timeout_s")}
-    own = {f"train.{name}" for name in Train.model_fields} - {"train.models"} - survival
-    assert set(DVC["train"]["params"]) == own | {"seed", "train.models.${item.model}"}
+def test_train_depends_on_every_parameter_that_decides_the_weights() -> None:
+    # The others decide how a training survives and where it runs. The number of workers counts
+    # only through the micro-batches, which are resolved for each model.
+    others = {"max_failures", "images", "checkpoint", "watchdog_s", "start_timeout_s", "models"}
+    others |= {"num_workers", "global_batch_size"}
+    own = {f"train.{name}" for name in Train.model_fields if name not in others}
+    (depends,) = DVC["train"]["params"]
+    assert set(depends["data/params.yaml"]) == own | {"seed", "train.models.${item.model}"}
 
 
-def test_every_parameter_that_a_stage_depends_on_is_in_the_file() -> None:
+def test_every_parameter_that_a_stage_depends_on_is_resolved() -> None:
+    resolved = load_params(ROOT / "params.yaml").resolved()
     for stage in DVC.values():
-        for key in stage["params"]:
-            section = PARAMS
-            for part in key.replace("${item.model}", "cnn").split("."):
-                assert part in section, f"DVC refuses to run: {key} is not in params.yaml"
-                section = section[part]
+        for depends in stage.get("params", []):
+            for key in depends["data/params.yaml"]:
+                section = resolved
+                for part in key.replace("${item.model}", "cnn").split("."):
+                    assert part in section, f"DVC refuses to run: {key} is not in data/params.yaml"
+                    section = section[part]
 
 
 def test_every_verb_describes_itself_in_one_line_and_is_listed() -> None:

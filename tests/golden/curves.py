@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.artifacts import Network
-from components.data.pool import Resident
-from components.data.shards import ChannelCounts
+from components.data.format.shards import ChannelCounts
+from components.data.loading.image_stores import Resident
 from components.data.sources.idx import load
 from components.params import Recipe
-from components.provenance import ROOT
+from components.paths import ROOT
+from components.records.training import Network
+from components.training.callback import Surroundings
 from components.training.loop import Run, train
-from components.training.surroundings import Surroundings
 
 FILE = Path(__file__).with_name("losses.json")
 ARCHITECTURES = ("cnn", "resnet20", "resnet18")

@@ -18,7 +18,7 @@ import pytest
 import requests
 import yaml
 
-from components.artifacts import Receipt
+from components.records.registry import Receipt
 from components.tracking import store
 from tests.conftest import make_images, write_idx
 from tests.integration.faults import write_data

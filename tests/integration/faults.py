@@ -13,15 +13,16 @@ from typing import Any
 
 import psutil
 
-from components.artifacts import Channels, Network
-from components.data.shards import write_split
-from components.folders import Disk
+from components.data.format.shards import write_split
+from components.orchestration import job as entry
+from components.orchestration import worker
+from components.orchestration.job import Job
+from components.orchestration.trainer import fit
 from components.params import Checkpoint, Recipe
-from components.training import job as entry
-from components.training import worker
-from components.training.job import Job
+from components.records.splits import Channels
+from components.records.training import Network
+from components.storage import LocalStore
 from components.training.loop import Stepper
-from components.training.trainer import fit
 from tests.conftest import make_images
 
 ROWS, BATCH, EPOCHS = 190, 24, 3
@@ -117,7 +118,7 @@ def faulty(config: dict[str, Any], faults: tuple[Fault, ...]) -> dict[str, Any]:
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
-    real_step, real_put = Stepper._step, Disk.put
+    real_step, real_put = Stepper._step, LocalStore.put
 
     def due(fault: Fault, step: int) -> bool:
         if fault.rank not in (None, rank):
@@ -138,18 +139,18 @@ def faulty(config: dict[str, Any], faults: tuple[Fault, ...]) -> dict[str, Any]:
                 happen(fault, self)
         return real_step(self, *parts)
 
-    def put(self: Disk, name: str, data: bytes) -> None:
+    def put(self: LocalStore, name: str, data: bytes) -> None:
         for fault in faults:
             if fault.kind == "kill while writing" and name.endswith(".json") and due(fault, int(name.removesuffix(".json"))):
                 (self.path / f".{name}.{os.getpid()}").write_bytes(data[:10])
                 os.kill(os.getpid(), signal.SIGKILL)
         real_put(self, name, data)
 
-    Stepper._step, Disk.put = step, put  # type: ignore[method-assign]
+    Stepper._step, LocalStore.put = step, put  # type: ignore[method-assign]
     try:
         return worker.run(config)
     finally:
-        Stepper._step, Disk.put = real_step, real_put  # type: ignore[method-assign]
+        Stepper._step, LocalStore.put = real_step, real_put  # type: ignore[method-assign]
 
 
 def happen(fault: Fault, stepper: Stepper) -> None:

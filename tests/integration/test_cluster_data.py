@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.cluster import nodes, package, repository
-from components.cluster.nodes import Data
-from components.data.shards import read_manifest, read_split, write_split
+from components import dvc_cli
+from components.data.format.shards import read_manifest, read_split, write_split
 from components.errors import UserError
+from components.ray_session import code_package, nodes
+from components.ray_session.nodes import Data
 from tests.conftest import make_images
 
 
@@ -38,7 +39,7 @@ def driver(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, root)
     with (root / ".dvc/config").open("a") as file:
         file.write(f"    remote = store\n['remote \"store\"']\n    url = {tmp_path / 'remote'}\n")
-    for module in (nodes, repository, package):
+    for module in (nodes, dvc_cli, code_package):
         monkeypatch.setattr(module, "ROOT", root)
     monkeypatch.setenv("KILN_SCRATCH", str(tmp_path / "scratch"))
     return root
@@ -54,7 +55,7 @@ def test_a_node_fetches_its_data_once_and_reads_the_same(driver: Path) -> None:
     assert nodes.provide([driver / "data/augmented/train"]).at(driver / "data/augmented/train").is_relative_to(driver)
     data = shipped(driver)
     assert data.missing() == ["data/augmented/train"]
-    repository.dvc(driver, "push", *repository.outs_with(["data/augmented/train"], set()))
+    dvc_cli.dvc(driver, "push", *dvc_cli.outs_with(["data/augmented/train"], set()))
     assert data.fetch() == ""
     assert data.missing() == []
     found = data.at(data.root / "data/augmented/train")
@@ -66,16 +67,16 @@ def test_a_node_fetches_its_data_once_and_reads_the_same(driver: Path) -> None:
 
 
 def test_everything_of_an_out_is_in_the_remote_though_a_part_was_asked_for(driver: Path) -> None:
-    repository.dvc(driver, "push", *repository.outs_with(["data/augmented/train"], set()))
+    dvc_cli.dvc(driver, "push", *dvc_cli.outs_with(["data/augmented/train"], set()))
     shutil.rmtree(driver / ".dvc/cache")
     shutil.rmtree(driver / "data")
-    repository.dvc(driver, "pull")
+    dvc_cli.dvc(driver, "pull")
     assert (driver / "data/augmented/preview.png").read_bytes() == b"a picture"
 
 
 def test_other_bytes_in_the_remote_are_refused_and_not_kept(driver: Path) -> None:
     data = shipped(driver)
-    repository.dvc(driver, "push")
+    dvc_cli.dvc(driver, "push")
     [shard] = [p for p in (driver.parent / "remote").rglob("*") if p.is_file() and p.read_bytes()[:4] == b"PAR1"]
     good = shard.read_bytes()
     shard.chmod(0o644)
@@ -92,22 +93,22 @@ def test_an_empty_remote_is_told(driver: Path) -> None:
 
 def test_what_dvc_does_not_know_cannot_travel(driver: Path) -> None:
     with pytest.raises(UserError, match=r"elsewhere/train: not on one, and no out that dvc.lock knows"):
-        repository.outs_with(["elsewhere/train"], {"one"})
+        dvc_cli.outs_with(["elsewhere/train"], {"one"})
 
 
 def test_a_folder_as_remote_must_be_the_submitters(driver: Path) -> None:
-    repository.check_remote(driver, "k" * 64, leave=True)
-    repository.check_remote(driver, "k" * 64)
+    dvc_cli.check_remote(driver, "k" * 64, leave=True)
+    dvc_cli.check_remote(driver, "k" * 64)
     shutil.rmtree(driver.parent / "remote")
     with pytest.raises(UserError, match="a folder that this node does not share with the submitter"):
-        repository.check_remote(driver, "k" * 64)
-    repository.dvc(driver, "remote", "remove", "store")
+        dvc_cli.check_remote(driver, "k" * 64)
+    dvc_cli.dvc(driver, "remote", "remove", "store")
     with pytest.raises(UserError, match="no DVC remote"):
-        repository.check_remote(driver, None)
+        dvc_cli.check_remote(driver, None)
 
 
 def test_a_failed_fetch_leaves_the_lock_as_it_was(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.cluster import collect, results
+    from components.jobs import collect, results
 
     monkeypatch.setattr(collect, "ROOT", driver)
     before = (driver / "dvc.lock").read_text()

@@ -16,8 +16,8 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from components.cluster import session
 from components.params import Checkpoint
+from components.ray_session import session
 from tests.integration.faults import Fault, Told, make_job, same, train
 
 _PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
@@ -51,7 +51,7 @@ def whole(cluster: Cluster, data: Path, tmp_path_factory: pytest.TempPathFactory
 def test_workers_come_and_go_and_the_bytes_are_the_same(
     cluster: Cluster, data: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.training.trainer._MONITOR_S", 2.0)
+    monkeypatch.setattr("components.orchestration.trainer._MONITOR_S", 2.0)
     nodes: list[Any] = []
     workers: list[int] = []
 
@@ -90,7 +90,7 @@ def test_workers_come_and_go_and_the_bytes_are_the_same(
 def test_a_frozen_raylet_counts_as_dead(
     cluster: Cluster, data: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.training.trainer._MONITOR_S", 2.0)
+    monkeypatch.setattr("components.orchestration.trainer._MONITOR_S", 2.0)
     node = cluster.add_node(num_cpus=1)
     raylet = next(p.process.pid for kind, ps in node.all_processes.items() if kind == "raylet" for p in ps)
 

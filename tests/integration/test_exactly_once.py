@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from components.tracking import history, registry, store
+from components.registry import history, model_versions
+from components.tracking import store
 from pipelines import promote as verb
 from tests.integration.versions import NAME, judge, make
 
@@ -69,7 +70,7 @@ def test_lost_replies_leave_one_version_and_one_move(proxy: Proxy, home: Any, mo
     proxy.losing = "model-versions/create"
     receipt = make(client, seed=2)
     assert (proxy.lost, proxy.seen) == (1, 2), "the reply was lost and the client asked again"
-    versions = registry.versions(client, NAME)
+    versions = model_versions.versions(client, NAME)
     assert [int(v.version) for v in versions] == [first.version, receipt.version]
     assert [v.tags["kiln.sha256"] for v in versions] == [first.sha256, receipt.sha256]
     assert make(client, seed=2) == receipt
@@ -81,4 +82,4 @@ def test_lost_replies_leave_one_version_and_one_move(proxy: Proxy, home: Any, mo
     assert (proxy.lost, proxy.seen) == (1, 2)
     assert [entry.move.target for entry in history.read(client, NAME)] == [first.version, receipt.version]
     verb.rollback("back")
-    assert registry.aliases(client, NAME) == {"champion": first.version}
+    assert model_versions.aliases(client, NAME) == {"champion": first.version}

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from components.artifacts import Channels, Network
-from components.data.pool import Resident
+from components.data.loading.image_stores import Resident
 from components.params import Recipe
+from components.records.splits import Channels
+from components.records.training import Network
 from components.training import loop, precision
-from components.training.surroundings import Surroundings
+from components.training.callback import Surroundings
 from tests.conftest import make_images
 
 GPU = torch.device("cuda:0")

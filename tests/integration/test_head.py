@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 _BEGIN = """
 import time
-from components.cluster.session import starting
+from components.ray_session.session import starting
 with starting() as connect:
     time.sleep({seconds})
     print("now", flush=True)
@@ -25,7 +25,7 @@ with starting() as connect:
 """
 _TWICE = """
 import os
-from components.cluster.session import session
+from components.ray_session.session import session
 for mode in ("disabled", None):
     os.environ.pop("RAY_AUTH_MODE", None)
     if mode:
@@ -37,7 +37,7 @@ for mode in ("disabled", None):
 _IDLE = "p.name().startswith('ray::IDLE')"
 _WORK = """
 import json, os, sys
-from components.cluster.session import starting
+from components.ray_session.session import starting
 with starting(1, 3, ["json.tool", "a_module_that_is_not_there"]) as connect:
     connect()
     import ray

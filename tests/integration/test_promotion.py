@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from components.artifacts import Manifest, Receipt
-from components.data.images import Images
-from components.data.shards import read_split, write_split
+from components.data.format.images import Images
+from components.data.format.shards import read_split, write_split
 from components.errors import UserError
-from components.tracking import history, registry
+from components.records.registry import Receipt
+from components.records.splits import Manifest
+from components.registry import history, model_versions
 from pipelines import promote as verb
 from pipelines import trace
 from tests.integration.versions import EXAMPLES, NAME, NETWORK, folder, judge, make
@@ -36,7 +37,7 @@ def four(client: Any) -> list[Receipt]:
     for name in (history.ledger(NAME),):
         if client.search_registered_models(f"name = '{name}'"):
             client.delete_registered_model(name)
-    for alias in registry.aliases(client, NAME):
+    for alias in model_versions.aliases(client, NAME):
         client.delete_registered_model_alias(NAME, alias)
     return receipts
 
@@ -46,7 +47,7 @@ def promote(receipt: Receipt, reason: str = "r", **options: Any) -> None:
 
 
 def champion(client: Any, alias: str = "champion") -> int | None:
-    return registry.aliases(client, NAME).get(alias)
+    return model_versions.aliases(client, NAME).get(alias)
 
 
 def dump(home: Path) -> str:
@@ -96,7 +97,7 @@ def test_not_even_an_override_promotes_what_was_never_evaluated_or_was_altered(c
 
 def test_best_goes_by_the_metric_among_those_that_passed(client: Any, four: list[Receipt], home: Path) -> None:
     judge(client, four[3], BETTER[3], passed=False)
-    others = [v for v in registry.versions(client, NAME) if int(v.version) not in [r.version for r in four]]
+    others = [v for v in model_versions.versions(client, NAME) if int(v.version) not in [r.version for r in four]]
     for version in others:
         client.delete_model_version(NAME, version.version)
     verb.promote(None, "the best")
@@ -317,7 +318,7 @@ def test_a_champion_judged_on_another_split_is_judged_on_the_candidates(
     where = tmp_path / "test"
     split = a_test_split(where)
     promote(four[0])
-    module = registry.load(four[0]).module
+    module = model_versions.load(four[0]).module
     pixels, labels = read_split(where)[0].pixels, np.arange(EXAMPLES) % 3
     right = float((module(torch.from_numpy(pixels)).argmax(1).numpy() == labels).mean())
 

@@ -19,8 +19,9 @@ import yaml
 
 from components.errors import UserError
 from components.models import build
-from components.provenance import ROOT
-from components.tracking import registry, runs, store
+from components.paths import ROOT
+from components.registry import model_versions
+from components.tracking import runs, store
 from tests.integration.versions import NAME, NETWORK, folder, make, verdict
 
 
@@ -28,9 +29,9 @@ from tests.integration.versions import NAME, NETWORK, folder, make, verdict
 def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: Any, mirror: bool) -> None:
     network = NETWORK.model_copy(update={"mirror": mirror})
     receipt = make(client, seed=1, network=network)
-    assert registry.find(client, NAME, receipt.sha256).version == receipt.version
-    assert registry.find(client, NAME, "0" * 64) is None
-    loaded = registry.load(receipt)
+    assert model_versions.find(client, NAME, receipt.sha256).version == receipt.version
+    assert model_versions.find(client, NAME, "0" * 64) is None
+    loaded = model_versions.load(receipt)
     assert (loaded.sha256, loaded.network) == (receipt.sha256, network)
     torch.manual_seed(1)
     expected = build(network).eval()
@@ -42,18 +43,18 @@ def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: A
 
 def test_spare_versions_of_the_same_bytes_go_but_somebodys_copy_stays(client: Any) -> None:
     receipt = make(client, seed=30)
-    first = registry.get(client, NAME, receipt.version)
+    first = model_versions.get(client, NAME, receipt.version)
     judged, named, spare = (
         client.create_model_version(NAME, source=first.source, run_id=first.run_id, tags=dict(first.tags)) for _ in range(3)
     )
-    client.set_model_version_tag(NAME, judged.version, registry.STATUS, "passed")
+    client.set_model_version_tag(NAME, judged.version, model_versions.STATUS, "passed")
     client.set_registered_model_alias(NAME, "mine", named.version)
-    assert registry.find(client, NAME, receipt.sha256).version == first.version
-    left = [v.version for v in registry.versions(client, NAME) if v.tags[registry.SHA256] == receipt.sha256]
+    assert model_versions.find(client, NAME, receipt.sha256).version == first.version
+    left = [v.version for v in model_versions.versions(client, NAME) if v.tags[model_versions.SHA256] == receipt.sha256]
     assert left == [first.version, judged.version, named.version]
     client.delete_registered_model_alias(NAME, "mine")
-    assert registry.find(client, NAME, receipt.sha256).version == first.version
-    assert spare.version not in [v.version for v in registry.versions(client, NAME)]
+    assert model_versions.find(client, NAME, receipt.sha256).version == first.version
+    assert spare.version not in [v.version for v in model_versions.versions(client, NAME)]
 
 
 def test_anyone_can_load_it_with_mlflow_alone_and_pickle_off(client: Any) -> None:
@@ -69,31 +70,31 @@ def test_anyone_can_load_it_with_mlflow_alone_and_pickle_off(client: Any) -> Non
 def test_a_receipt_of_another_registry_is_refused(client: Any) -> None:
     receipt = make(client, seed=3)
     with pytest.raises(UserError, match=r"is from another registry; register it again with `dvc repro -s -f register@cnn`"):
-        registry.load(receipt.model_copy(update={"model_id": "m-other"}))
+        model_versions.load(receipt.model_copy(update={"model_id": "m-other"}))
     with pytest.raises(UserError, match="version 999 is not in this registry"):
-        registry.load(receipt.model_copy(update={"version": 999}))
+        model_versions.load(receipt.model_copy(update={"version": 999}))
 
 
 def test_what_was_judged_must_still_be_there_to_the_byte(client: Any) -> None:
     receipt, other = make(client, seed=4), make(client, seed=5)
     with pytest.raises(UserError, match="was never evaluated"):
-        registry.intact(registry.get(client, NAME, receipt.version))
-    registry.record_verdict(client, receipt, verdict(receipt), b"none", {"top1": 0.9})
-    version = registry.get(client, NAME, receipt.version)
-    assert registry.intact(version)[0] == verdict(receipt)
-    assert registry.predictions_of(version) == b"none"
+        model_versions.intact(model_versions.get(client, NAME, receipt.version))
+    model_versions.record_verdict(client, receipt, verdict(receipt), b"none", {"top1": 0.9})
+    version = model_versions.get(client, NAME, receipt.version)
+    assert model_versions.intact(version)[0] == verdict(receipt)
+    assert model_versions.predictions_of(version) == b"none"
     described = folder(client, receipt) / "MLmodel"
     kept = described.read_text()
     described.write_text(kept + "# touched\n")
     with pytest.raises(UserError, match="altered after its verdict: its files were judged with sha256"):
-        registry.intact(version)
+        model_versions.intact(version)
     described.write_text(kept)
     archive = Path("data") / "model.pt2"
     shutil.copy(folder(client, other) / archive, folder(client, receipt) / archive)
     with pytest.raises(UserError, match=f"its weights were judged with sha256 {receipt.sha256}, now it is {other.sha256}"):
-        registry.intact(version)
+        model_versions.intact(version)
     with pytest.raises(UserError, match=f"expected sha256 {receipt.sha256}, found {other.sha256}"):
-        registry.load(receipt)
+        model_versions.load(receipt)
 
 
 def describe(path: Path, **flavor: Any) -> None:
@@ -129,7 +130,7 @@ def test_a_version_that_brings_code_is_refused_and_none_of_it_has_run(client: An
             shutil.copy(payload, path / "data" / "model.pt2")
     try:
         with pytest.raises(UserError, match="is refused"):
-            registry.load(receipt)
+            model_versions.load(receipt)
     finally:
         if str(tmp_path) in sys.path:
             sys.path.remove(str(tmp_path))
@@ -152,12 +153,12 @@ def test_a_store_that_gives_back_something_else_gets_no_version(client: Any, mon
     module = build(NETWORK)
     run_id = runs.import_run(client, store.experiment(client, NAME), "cnn", {}, {}, [])
     with pytest.raises(UserError, match="does not hold what was stored there: expected sha256 beef"):
-        registry.create(client, NAME, "cnn", module, NETWORK, "beef", run_id, {})
+        model_versions.create(client, NAME, "cnn", module, NETWORK, "beef", run_id, {})
     assert len(client.search_model_versions(f"name = '{NAME}'")) == before
 
 
 def test_the_same_epoch_is_logged_once_however_often_it_is_told(client: Any) -> None:
-    from components.artifacts import Epoch
+    from components.records.training import Epoch
 
     row = Epoch(epoch=1, step=5, learning_rate=0.1, train_loss=1.0, train_top1=0.5, val_loss=1.0, val_top1=0.5)
     with runs.training_run(client, NAME, "cnn", {"a": {"b": 1}}, {}, {"training": (".", "0" * 64)}) as run:
@@ -199,7 +200,7 @@ def test_a_full_disk_makes_no_version_and_is_told(client: Any, tmp_path: Path) -
         client.create_experiment(name, artifact_location=str(small))
         with pytest.raises(UserError, match=r"could not be stored .*No space left on device.* no version was made"):
             make(client, seed=20, name=name)
-        assert registry.versions(client, name) == []
+        assert model_versions.versions(client, name) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
     assert make(client, seed=20, name=name).version == 1, "with room again it works"
@@ -212,7 +213,7 @@ def test_a_database_that_somebody_else_holds_for_a_while_is_waited_for(client: A
     begun = time.monotonic()
     receipt = make(client, seed=21)
     assert time.monotonic() - begun > 2
-    assert registry.load(receipt).sha256 == receipt.sha256
+    assert model_versions.load(receipt).sha256 == receipt.sha256
 
 
 def test_two_processes_of_twenty_registrations_leave_one_version_per_model(client: Any, home: Path) -> None:
@@ -230,7 +231,7 @@ def test_two_processes_of_twenty_registrations_leave_one_version_per_model(clien
     told = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0, 0], told
     assert told[0][0].splitlines()[-1] == told[1][0].splitlines()[-1], "everybody got the same version for the same model"
-    versions = registry.versions(client, "crowd")
+    versions = model_versions.versions(client, "crowd")
     assert len(versions) == 7
     assert len({v.tags["kiln.sha256"] for v in versions}) == 7
     assert all(v.tags["kiln.model"] == "cnn" for v in versions)

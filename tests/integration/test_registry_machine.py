@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from components.artifacts import Receipt
 from components.errors import UserError
-from components.tracking import history, registry
+from components.records.registry import Receipt
+from components.registry import history, model_versions
 from pipelines import promote as verb
 from tests.integration.versions import judge, make
 
@@ -90,7 +90,7 @@ def test_whatever_is_tried_the_alias_names_a_judged_version_and_the_history_lead
             assert current.now == current.expected or current.interrupted
             assert not current.interrupted or self.crashed
             if current.now is not None:
-                registry.intact(registry.get(client, self.name, current.now))
+                model_versions.intact(model_versions.get(client, self.name, current.now))
             holder = None
             for entry in current.entries:
                 move = entry.move
@@ -98,7 +98,7 @@ def test_whatever_is_tried_the_alias_names_a_judged_version_and_the_history_lead
                 holder = move.target
                 if move.undoes is None and move.override is None:
                     assert move.comparison is None or move.comparison.passed, "nothing worse moved in silence"
-            digests = [version.tags["kiln.sha256"] for version in registry.versions(client, self.name)]
+            digests = [version.tags["kiln.sha256"] for version in model_versions.versions(client, self.name)]
             assert len(digests) == len(set(digests)) == len(self.receipts)
 
     run_state_machine_as_test(

@@ -17,7 +17,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from components.errors import UserError
-from components.tracking import history, registry, store
+from components.registry import history, model_versions
+from components.tracking import store
 from pipelines import promote as verb
 from tests.integration.conftest import Clone, Server
 from tests.integration.postgres import PASSWORD, Postgres
@@ -180,12 +181,12 @@ def test_promoters_promote_and_do_not_register_nor_rewrite(two: tuple[int, int],
     client = as_user("alice")
     verb.promote(two[0], "first")
     verb.promote(two[1], "better")
-    assert registry.aliases(client, NAME) == {"champion": two[1]}
+    assert model_versions.aliases(client, NAME) == {"champion": two[1]}
     verb.rollback("one back")
-    assert registry.aliases(client, NAME) == {"champion": two[0]}
+    assert model_versions.aliases(client, NAME) == {"champion": two[0]}
     verb.rollback("to before the first")
-    assert registry.aliases(client, NAME) == {}
-    written = [version.tags for version in registry.versions(client, LEDGER)]
+    assert model_versions.aliases(client, NAME) == {}
+    written = [version.tags for version in model_versions.versions(client, LEDGER)]
     for change in (
         lambda: client.set_model_version_tag(LEDGER, "1", "kiln.move", "{}"),
         lambda: client.delete_model_version_tag(LEDGER, "1", "kiln.move"),
@@ -194,7 +195,7 @@ def test_promoters_promote_and_do_not_register_nor_rewrite(two: tuple[int, int],
     ):
         with pytest.raises(MlflowException, match="stays as it is"):
             change()
-    assert [version.tags for version in registry.versions(client, LEDGER)] == written
+    assert [version.tags for version in model_versions.versions(client, LEDGER)] == written
     with pytest.raises(UserError, match=r"does not let user 'alice' write runs .* that is for the training identity"):
         make(client, seed=99)
 
@@ -257,7 +258,9 @@ def test_two_processes_register_exactly_once(guarded: Guarded, home: Path, as_us
     told = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0, 0], told
     assert told[0][0].splitlines()[-1] == told[1][0].splitlines()[-1], "everybody got the same version for the same model"
-    digests = [v.tags["kiln.sha256"] for v in registry.versions(client, NAME) if not v.tags["kiln.sha256"].startswith("spare")]
+    digests = [
+        v.tags["kiln.sha256"] for v in model_versions.versions(client, NAME) if not v.tags["kiln.sha256"].startswith("spare")
+    ]
     assert len(digests) == len(set(digests))
     assert len({number for _, number in eval(told[0][0].splitlines()[-1])}) == 2
 
@@ -267,9 +270,9 @@ def test_a_spare_that_may_not_be_removed_loses_its_digest(as_user: Identity, two
     first = client.get_model_version(NAME, str(two[0]))
     tags = {"kiln.sha256": first.tags["kiln.sha256"], "kiln.model": "cnn"}
     spare = client.create_model_version(
-        NAME, source=first.source, run_id=first.run_id, model_id=registry.model_id(first), tags=tags, await_creation_for=0
+        NAME, source=first.source, run_id=first.run_id, model_id=model_versions.model_id(first), tags=tags, await_creation_for=0
     )
-    assert registry.find(client, NAME, first.tags["kiln.sha256"]).version == first.version
+    assert model_versions.find(client, NAME, first.tags["kiln.sha256"]).version == first.version
     assert client.get_model_version(NAME, spare.version).tags["kiln.sha256"] == f"spare of version {first.version}"
 
 

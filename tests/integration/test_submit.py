@@ -70,7 +70,7 @@ def test_a_job_brings_back_what_a_local_run_would_have_made(user: UserClone) -> 
 
 def test_no_secret_shows_in_the_log_or_the_jobs_description(user: UserClone) -> None:
     told = user.run("curl", "-s", "-H", f"Authorization: Bearer {TOKEN}", f"{user.cluster.address}/api/jobs/").stdout
-    assert "components.cluster.runner" in told
+    assert "components.jobs.runner" in told
     for text in (told, (user.path.parent / "first.log").read_text()):
         assert SECRET not in text
         assert f"Bearer {TOKEN}" not in text.replace("curl", "")
@@ -203,7 +203,7 @@ def test_a_job_outlives_clients_proxies_nodes_and_being_stopped(user: UserClone)
     assert "attempt 1 STOPPED" in told
     assert "Stage 'augment' is cached - skipping run" in told, "what the first attempt finished is in the remote"
     processes = user.cluster.hosts["head"].run("ps", "-ww", "-ef").stdout
-    assert "components.cluster.runner" in processes
+    assert "components.jobs.runner" in processes
     assert SECRET not in processes
     assert TOKEN not in processes
     signal_client(second, signal.SIGKILL)

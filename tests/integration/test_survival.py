@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from components.cluster.session import session
 from components.errors import UserError
-from components.training.checkpoint import Checkpoints
-from components.training.job import Job
+from components.orchestration.checkpoints import Checkpoints
+from components.orchestration.job import Job
+from components.ray_session.session import session
 from tests.integration.faults import CGROUP, EPOCHS, STEPS, Fault, Told, make_job, same, train
 
 
@@ -75,7 +75,7 @@ def test_ranks_without_progress_are_noticed(data: Path, tmp_path: Path, whole: d
 
 def test_rays_controller_may_die(data: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a cluster, where it is a process of its own."""
-    monkeypatch.setattr("components.training.trainer.Attempt._whole", lambda _: True)
+    monkeypatch.setattr("components.orchestration.trainer.Attempt._whole", lambda _: True)
     returned, told = train(make_job(data, tmp_path), Fault("kill the controller", 13, rank=1))
     same(returned, whole)
     assert told.steps_resumed()
@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_a_number_saves_nothing(data: Path, tmp_path: Path) -
     with pytest.raises(UserError, match=r"epoch 2, step 6 of 8: the loss is nan \(rank 1: train/") as error:
         train(job, Fault("not a number", 13, rank=1))
     assert "the step was not made" in str(error.value)
-    checkpoints = Checkpoints(job.folder(), job.fingerprint, 2)
+    checkpoints = Checkpoints(job.open_store(), job.fingerprint, 2)
     data_ = checkpoints.newest(lambda event: pytest.fail(event["text"]))
     assert data_ is not None
     assert checkpoints.read(data_)["step"] == 11
@@ -117,7 +117,7 @@ def test_a_training_that_ended_goes_on_where_it_was(interrupted: Job, tmp_path: 
 
 def test_it_goes_on_with_one_worker_past_a_damaged_checkpoint(interrupted: Job, tmp_path: Path, whole: dict[str, Any]) -> None:
     job = again(interrupted, tmp_path, workers=1)
-    newest, before = sorted(Path(job.folder().where).glob("*.pt"), reverse=True)
+    newest, before = sorted(Path(job.open_store().uri).glob("*.pt"), reverse=True)
     content = bytearray(newest.read_bytes())
     content[1000] ^= 8
     newest.write_bytes(content)
@@ -155,7 +155,7 @@ def test_a_full_disk_is_told_and_training_goes_on(data: Path, tmp_path: Path, wh
         same(returned, whole)
         assert "no checkpoint at step" in told.warnings()
         assert str(storage) in told.warnings()
-        assert sorted(path.stem for path in Path(job.folder().where).glob("*.pt"))[-1] == f"{EPOCHS * STEPS:010d}"
+        assert sorted(path.stem for path in Path(job.open_store().uri).glob("*.pt"))[-1] == f"{EPOCHS * STEPS:010d}"
     finally:
         subprocess.run(["umount", "-l", str(storage)], check=True)
 

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.artifacts import Channels, GateResult, ModelVerdict, Network, Receipt
 from components.evaluation.predictions import encode
 from components.models import build, weights
-from components.tracking import registry, runs, store
+from components.records.evaluation import GateResult, ModelVerdict
+from components.records.registry import Receipt
+from components.records.splits import Channels
+from components.records.training import Network
+from components.registry import model_versions
+from components.tracking import runs, store
 
 NETWORK = Network(
     architecture="cnn", width=8, shape=(12, 12, 1), classes=["a", "b", "c"], channels=Channels(mean=[80.0], std=[60.0])
@@ -26,11 +30,13 @@ def make(client: Any, seed: int, name: str = NAME, network: Network = NETWORK) -
     torch.manual_seed(seed)
     module = build(network)
     digest = weights.sha256(network, module.state_dict())
-    version = registry.find(client, name, digest)
+    version = model_versions.find(client, name, digest)
     if version is None:
         run_id = runs.import_run(client, store.experiment(client, name), "cnn", {"seed": seed}, {}, [])
-        version = registry.create(client, name, "cnn", module, network, digest, run_id, {})
-    return Receipt(model="cnn", name=name, version=int(version.version), model_id=registry.model_id(version), sha256=digest)
+        version = model_versions.create(client, name, "cnn", module, network, digest, run_id, {})
+    return Receipt(
+        model="cnn", name=name, version=int(version.version), model_id=model_versions.model_id(version), sha256=digest
+    )
 
 
 def verdict(
@@ -41,7 +47,7 @@ def verdict(
         name=receipt.name,
         version=receipt.version,
         sha256=receipt.sha256,
-        files_sha256=registry.load(receipt).files_sha256,
+        files_sha256=model_versions.load(receipt).files_sha256,
         test_sha256=split,
         predictions_sha256=hashlib.sha256(predictions).hexdigest(),
         passed=passed,
@@ -56,7 +62,7 @@ def judge(client: Any, receipt: Receipt, right: int, passed: bool = True, split:
     predicted = np.where(np.arange(EXAMPLES) < right, labels, (labels + 1) % 3)
     data = encode([f"test/{n}" for n in range(EXAMPLES)], labels, np.eye(3)[predicted])
     found = verdict(receipt, passed, data, split, right / EXAMPLES)
-    registry.record_verdict(client, receipt, found, data, found.metrics)
+    model_versions.record_verdict(client, receipt, found, data, found.metrics)
 
 
 def folder(client: Any, receipt: Receipt) -> Path:

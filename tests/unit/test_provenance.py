@@ -10,42 +10,23 @@ from components import provenance
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small repository of its own in the place of Kiln's."""
-    files = {
-        "pipelines/__init__.py": "",
-        "pipelines/stage.py": "from components.a import thing\ndef f():\n    import components.deep.b\n",
-        "pipelines/other.py": "import components.c",
-        "components/__init__.py": "",
-        "components/a.py": "import json\nfrom components import c\nthing = 1",
-        "components/c.py": "",
-        "components/unused.py": "",
-        "components/deep/__init__.py": "",
-        "components/deep/b.py": "",
-    }
-    for name, text in files.items():
+    """A small repository in the place of Kiln's."""
+    for name in ("components/training/loop.py", "components/console.py", "pipelines/train.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text("")
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    provenance.first_party.cache_clear()
-    yield tmp_path
-    provenance.first_party.cache_clear()
+    return tmp_path
 
 
-def test_first_party_follows_imports_wherever_they_stand(tree: Path) -> None:
-    assert {str(path) for path in provenance.first_party("pipelines.stage")} == {
-        "pipelines/__init__.py", "pipelines/stage.py", "components/__init__.py", "components/a.py", "components/c.py",
-        "components/deep/__init__.py", "components/deep/b.py",
-    }  # fmt: skip
-
-
-def test_the_fingerprint_changes_with_code_and_facts_that_matter_and_with_nothing_else(tree: Path) -> None:
-    before = provenance.fingerprint("pipelines.stage", {"a": 1, "b": 2})
-    assert provenance.fingerprint("pipelines.stage", {"b": 2, "a": 1}) == before
-    assert provenance.fingerprint("pipelines.stage", {"a": 1, "b": 3}) != before
-    (tree / "components" / "unused.py").write_text("x = 1")
-    assert provenance.fingerprint("pipelines.stage", {"a": 1, "b": 2}) == before
-    (tree / "components" / "deep" / "b.py").write_text("x = 1")
-    assert provenance.fingerprint("pipelines.stage", {"a": 1, "b": 2}) != before
+def test_fingerprint_covers_the_named_code_and_the_facts(tree: Path) -> None:
+    code = ["components/training", "pipelines/train.py"]
+    before = provenance.fingerprint(code, {"a": 1, "b": 2})
+    assert provenance.fingerprint(code, {"b": 2, "a": 1}) == before
+    assert provenance.fingerprint(code, {"a": 1, "b": 3}) != before
+    (tree / "components" / "console.py").write_text("x = 1")
+    assert provenance.fingerprint(code, {"a": 1, "b": 2}) == before
+    (tree / "components" / "training" / "loop.py").write_text("x = 1")
+    assert provenance.fingerprint(code, {"a": 1, "b": 2}) != before
 
 
 def test_git_state_overlooks_dvc_lock_and_nothing_else(tree: Path) -> None:

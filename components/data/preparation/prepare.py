@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from components.artifacts import Manifest
-from components.data.images import Images
+from components.data.format.images import Images
+from components.data.format.shards import ChannelCounts, Writer
 from components.data.preparation.decide import Decision
 from components.data.preparation.survey import Survey
-from components.data.shards import ChannelCounts, Writer
 from components.data.sources.base import SPLITS
+from components.records.splits import Manifest
 
 
 def write_splits(folder: Path, found: Survey, decision: Decision, shard_mb: int) -> dict[str, Manifest]:

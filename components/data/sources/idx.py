@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from components.artifacts import sha256_file
-from components.data.images import Images
+from components.data.format.images import Images
 from components.data.sources.base import Entries, Entry, Refusal, Source, number_of
 from components.errors import UserError
+from components.files import sha256_file
 
 SUMS = "SHA256SUMS"
 CLASSES = "classes.txt"

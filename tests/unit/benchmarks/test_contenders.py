@@ -14,7 +14,7 @@ import torch
 from benchmarks.contenders import convolutions, first_step, gpu_step, in_turns, noop
 from benchmarks.contenders.common import flipped, steady
 from benchmarks.contenders.stepping import endless, make_stepper, noise, seconds_per_step
-from components.provenance import ROOT
+from components.paths import ROOT
 
 
 def test_a_steady_rate_leaves_the_first_epoch_out() -> None:
@@ -89,8 +89,8 @@ def test_the_tracer_notes_the_first_call_and_the_time_of_imports(tmp_path: Path)
 
 
 def test_phases_add_up_to_the_way_to_the_first_step() -> None:
-    marks = ["ray.init begins", "ray.init ends", "components.training.trainer.fit begins",
-             "components.training.worker.run begins", "components.training.loop.train begins",
+    marks = ["ray.init begins", "ray.init ends", "components.orchestration.trainer.fit begins",
+             "components.orchestration.worker.run begins", "components.training.loop.train begins",
              "components.training.state.State.advance ends"]  # fmt: skip
     events = [{"t": 10.0 + n, "pid": 1 + n // 3, "what": what, "imports": 0.5 * n} for n, what in enumerate(marks)]
     found = first_step.phases(events, 1, 8.0)

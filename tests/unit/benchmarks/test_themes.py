@@ -14,10 +14,10 @@ from benchmarks import data
 from benchmarks.__main__ import ON_DEMAND, ON_GPU, THEMES
 from benchmarks.model import Settings, judge
 from benchmarks.themes.record import RECIPES
-from components.artifacts import Channels
-from components.data.shards import write_split
+from components.data.format.shards import write_split
 from components.params import Recipe
-from components.provenance import ROOT
+from components.paths import ROOT
+from components.records.splits import Channels
 from tests.conftest import make_images
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from components.data import sources
-from components.data.shards import read_split
+from components.data.format.shards import read_split
 from components.errors import UserError
 from components.params import load_params
 from pipelines import preprocess
@@ -32,7 +32,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the stage on a source with given settings; returns the folder that it wrote."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # for Ray's processes
-    monkeypatch.setattr(preprocess, "REFUSED", tmp_path / ".kiln" / "quarantine.csv")
+    monkeypatch.setattr(preprocess, "QUARANTINE", tmp_path / ".kiln" / "quarantine.csv")
 
     def run(source: Path | str, out: str = "out", kind: str = "image_folder", **settings: Any) -> Path:
         values = yaml.safe_load((ROOT / "params.yaml").read_text())

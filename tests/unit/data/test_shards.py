@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data import shards
+from components.data.format import shards
 from components.errors import UserError
 from tests.conftest import make_images
 

@@ -12,11 +12,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from components.artifacts import Channels, Network
 from components.errors import UserError
 from components.models import BUILDERS, LARGE, build, weights
 from components.params import Architecture, Recipe
 from components.params.train import STEMMED
+from components.records.splits import Channels
+from components.records.training import Network
 
 
 def network(architecture: str = "cnn", channels: int = 3, size: int = 28, width: int | None = None) -> Network:

@@ -16,17 +16,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from components.artifacts import Channels, Epoch, Network
-from components.data.images import Images
-from components.data.pool import Resident, open_pool
-from components.data.shards import write_split
+from components.data.format.images import Images
+from components.data.format.shards import write_split
+from components.data.loading.image_stores import Resident, open_pool
 from components.errors import PeerLostError, UserError
 from components.models import build, weights
 from components.params import Recipe
+from components.records.splits import Channels
+from components.records.training import Epoch, Network
 from components.training import loop
+from components.training.callback import ALONE, Surroundings
 from components.training.collectives import pairwise_sum
-from components.training.reduction import Reducer, deal
-from components.training.surroundings import ALONE, Surroundings
+from components.training.reducer import Reducer, deal
 from tests.conftest import make_images
 
 NETWORK = Network(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.errors import UserError
 from components.params import Recipe
 from components.training import precision
-from components.training.optim import build_optimizer, build_schedule, orthogonalize
+from components.training.optimizers import build_optimizer, build_schedule, orthogonalize
 
 
 def recipe(**values: Any) -> Recipe:
@@ -193,7 +193,7 @@ _WITHOUT_COMPILER = """
 import sys, torch
 from torch import nn
 from components.params import Recipe
-from components.training.optim import build_optimizer
+from components.training.optimizers import build_optimizer
 
 recipe = Recipe(architecture="cnn", epochs=1, learning_rate=0.1)
 

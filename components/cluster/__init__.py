@@ -1,1 +1,0 @@
-"""Ray: where things run."""

@@ -1,0 +1,1 @@
+"""The augmented training split, and its preview."""

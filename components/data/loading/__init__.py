@@ -1,0 +1,1 @@
+"""The batch path of training: image stores, sampling, on-line augmentation."""

@@ -1,0 +1,1 @@
+"""Stages as a Ray job: submit it, follow it, collect its results."""

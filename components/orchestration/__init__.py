@@ -1,0 +1,1 @@
+"""Training on Ray Train: the trainer, its workers, their events and checkpoints."""

@@ -1,0 +1,1 @@
+"""The connection to Ray: a cluster, or a local Ray for one stage."""

@@ -1,0 +1,45 @@
+"""One split on disk: its manifest and its shards."""
+
+from __future__ import annotations
+
+import hashlib
+
+from components.records.base import Record
+
+
+class Shard(Record):
+    """One Parquet file of a split; `sha256` is the digest of its bytes."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+class Channels(Record):
+    """Mean and standard deviation of each channel of the training split, from 0 to 255."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class Manifest(Record):
+    """Contents of one split on disk.
+
+    Images are `uint8 (N, H, W, C)` and `shape` is `(H, W, C)`. `origin` maps the name of each
+    input to its SHA-256.
+    """
+
+    format: int = 1
+    split: str
+    origin: dict[str, str]
+    shape: tuple[int, int, int]
+    rows: int
+    classes: list[str]
+    class_counts: list[int]
+    channels: Channels | None = None
+    shards: list[Shard]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the whole split: the manifest contains the digests of the shards."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

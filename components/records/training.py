@@ -1,0 +1,57 @@
+"""A network's description and the result of training it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from components.records.base import Record
+from components.records.splits import Channels
+
+
+class Network(Record):
+    """Arguments for building a model before its weights are loaded. `shape` is `(H, W, C)`."""
+
+    architecture: str
+    width: int | None
+    shape: tuple[int, int, int]
+    classes: list[str]
+    channels: Channels
+    mirror: bool = False
+    stem: Literal["cifar", "imagenet"] = "cifar"
+
+
+class Epoch(Record):
+    """One row of `history.csv`.
+
+    Losses are means per image in nats; `train_top1` and `val_top1` are shares of 1. All are
+    exact over the images of the split, whatever the number of workers.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_top1: float
+
+
+class TrainResult(Record):
+    """`models/M/result.json`: the description of the weights beside it.
+
+    `sha256` is the digest of `weights.safetensors`. `data` maps `raw`, `prepared`, `training`
+    (the augmented split) and `validation` to the digests of what the weights were trained on.
+    """
+
+    model: str
+    parameters: int
+    sha256: str
+    fingerprint: str
+    data: dict[str, str]
+    micro_batches: int
+    global_batch_size: int
+    device: str
+    precision: str
+    recipe: dict[str, Any]
+    seed: int
+    best: Epoch

@@ -1,0 +1,1 @@
+"""What a shared MLflow server needs: an authorization hook, and roles."""
