@@ -10,6 +10,8 @@ export UV_NO_PROGRESS := 1
 export UV_COMPILE_BYTECODE := 1
 # matplotlib writes its font list somewhere: here, not into the home directory.
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+# Silences a notice of Material for MkDocs about MkDocs 2.
+export NO_MKDOCS_2_WARNING := 1
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -44,7 +46,7 @@ repro: $(READY) ## raw images to validated, registered models, then the closing 
 test: check ## everything: check, then the tests with real Ray, MLflow and DVC
 	pytest -q $(TWO) --no-loadscope-reorder $(LONGEST:%=tests/integration/test_%.py) tests/golden tests/integration
 
-check: $(READY) ## lint, types, import rules, unit tests
+check: $(READY) ## lint, types, import rules, documentation, unit tests
 	ruff check .
 	ruff format --check --quiet .
 	mypy
@@ -56,5 +58,5 @@ bench: $(READY) ## measure Kiln beside its peers and the machine (about 40 minut
 ui: $(READY) ## MLflow's pages on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
-docs: $(READY) ## write the README's reference of params.yaml from its schema
-	python -m components.reference
+docs: $(READY) ## build the documentation into site/ (open site/index.html)
+	python -m mkdocs build --strict --quiet

@@ -1,1 +1,1 @@
-"""Kiln beside what people would use instead, and beside what the machine can do: `python -m benchmarks --help`."""
+"""Measurements of Kiln, of its alternatives and of the machine: `python -m benchmarks --help`."""

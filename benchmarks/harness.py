@@ -6,24 +6,47 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.data import KEPT
-from benchmarks.model import Case, Settings, Theme
+from benchmarks.data import CACHE
+from benchmarks.model import Case, CaseResult, Settings, Theme
 from components.paths import ROOT
 
-# For peers that leave `ray.init` to Ray, which would join whatever cluster runs on this machine.
-OWN_RAY = {"RAY_ADDRESS": "local"}
-_FOREIGN = ("MLFLOW_", "RAY_", "DVC_", "KILN_", "OMP_", "MKL_", "PYTHONDONTWRITEBYTECODE")
+# For peers that call `ray.init` without an address: it would join any cluster on this machine.
+LOCAL_RAY = {"RAY_ADDRESS": "local"}
+_REMOVED_PREFIXES = (
+    "MLFLOW_",
+    "RAY_",
+    "DVC_",
+    "KILN_",
+    "OMP_",
+    "MKL_",
+    "PYTHONDONTWRITEBYTECODE",
+)
+_QUIET = {
+    "TQDM_DISABLE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class CaseError(Exception):
+    """A contender failed, took too long or wrote no result."""
 
 
 @dataclass
-class Measured:
-    """`skipped` and `failed` say of a case why it has no figures (in all rounds, or in some)."""
+class Measurements:
+    """Everything that was measured for one theme.
+
+    `skipped` and `failed` map a case to the reason why it has no metrics, in all rounds or in
+    some. `notes` are those of the last round. `loads` are the machine's load averages before
+    each case.
+    """
 
     rounds: list[dict[str, dict[str, float]]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -32,106 +55,142 @@ class Measured:
     loads: list[float] = field(default_factory=list)
 
 
-def measure(theme: Theme, settings: Settings, say: Callable[[str], None]) -> Measured:
-    """All cases once, then all again, `settings.repeats` times, so that what drifts (heat, neighbours) drifts for all of
-    them. Each round begins with another case, so that none always follows the same."""
-    measured = Measured(skipped=absent(theme.cases))
-    for name, why in measured.skipped.items():
-        say(f"{theme.name}: {name}: SKIPPED: {why}")
-    there = [case for case in theme.cases if case.name not in measured.skipped]
+def measure(theme: Theme, settings: Settings, echo: Callable[[str], None]) -> Measurements:
+    """Run all cases once, then all again, `settings.repeats` times.
+
+    What drifts (temperature, other load) thus drifts for all of them. Each round begins with
+    another case, so that no case always follows the same one.
+    """
+    measurements = Measurements(skipped=find_missing_modules(theme.cases))
+    for name, reason in measurements.skipped.items():
+        echo(f"{theme.name}: {name}: SKIPPED: {reason}")
+    cases = [case for case in theme.cases if case.name not in measurements.skipped]
     for number in range(settings.repeats):
-        figures: dict[str, dict[str, float]] = {}
-        measured.rounds.append(figures)
-        for case in rotated(there, number):
-            measured.loads.append(os.getloadavg()[0])
+        results: dict[str, dict[str, float]] = {}
+        measurements.rounds.append(results)
+        for case in rotate(cases, number):
+            label = f"{theme.name}: round {number + 1}/{settings.repeats}: {case.name}"
+            measurements.loads.append(os.getloadavg()[0])
             try:
-                values, notes = run(case, number, settings.scratch / theme.name)
+                result = run_case(case, number, settings.scratch / theme.name)
             except CaseError as error:
-                measured.failed[case.name] = f"round {number + 1}: {error}"
-                say(f"{theme.name}: round {number + 1}/{settings.repeats}: {case.name}: FAILED: {error}")
+                measurements.failed[case.name] = f"round {number + 1}: {error}"
+                echo(f"{label}: FAILED: {error}")
                 continue
-            figures[case.name] = values
-            measured.notes[case.name] = notes
-            shown = ", ".join(f"{key} {value:,.4g}" for key, value in values.items())
-            say(f"{theme.name}: round {number + 1}/{settings.repeats}: {case.name}: {shown}")
-    return measured
+            results[case.name] = result.values
+            measurements.notes[case.name] = result.notes
+            values = ", ".join(f"{key} {value:,.4g}" for key, value in result.values.items())
+            echo(f"{label}: {values}")
+    return measurements
 
 
-def absent(cases: list[Case]) -> dict[str, str]:
-    """Case -> what it lacks."""
-    lacking = {case.name: [name for name in case.needs if importlib.util.find_spec(name) is None] for case in cases}
-    return {name: f"{', '.join(modules)} not installed" for name, modules in lacking.items() if modules}
+def find_missing_modules(cases: list[Case]) -> dict[str, str]:
+    """Return the cases that cannot run, each with the modules that are not installed."""
+    missing = {
+        case.name: [
+            module for module in case.required_modules if importlib.util.find_spec(module) is None
+        ]
+        for case in cases
+    }
+    return {
+        name: f"{', '.join(modules)} not installed" for name, modules in missing.items() if modules
+    }
 
 
-def rotated(cases: list[Case], by: int) -> list[Case]:
+def rotate(cases: list[Case], count: int) -> list[Case]:
+    """Return the cases in the same cyclic order, `count` places further on."""
     if not cases:
         return []
-    by %= len(cases)
-    return cases[by:] + cases[:by]
+    start = count % len(cases)
+    return cases[start:] + cases[:start]
 
 
-class CaseError(Exception):
-    """A contender ended badly or gave no figures."""
+def run_case(case: Case, number: int, scratch: Path) -> CaseResult:
+    """Run a case for round `number` and add its wall time and its score to the result.
 
-
-def run(case: Case, number: int, scratch: Path) -> tuple[dict[str, float], list[str]]:
-    """Values and notes of one run."""
+    Raises:
+        CaseError: the contender failed. A copy of its log stays in `CACHE`.
+    """
     folder = scratch / f"{number}-{case.name.replace(' ', '-').replace('/', '-')}"
     folder.mkdir(parents=True)
-    result, log = folder / "result.json", folder / "log.txt"
-    command = [word.replace("{result}", str(result)).replace("{round}", str(number)) for word in case.command]
+    result_file = folder / "result.json"
+    log = folder / "log.txt"
+    command = [
+        word.replace("{result}", str(result_file)).replace("{round}", str(number))
+        for word in case.command
+    ]
     if case.before is not None:
         case.before(number)
+    wall_s = _run(case, command, log)
+    result = CaseResult({})
+    if result_file.exists():
+        result = CaseResult(**json.loads(result_file.read_text()))
+    elif "{result}" in " ".join(case.command):
+        raise CaseError(f"wrote no figures ({_save_log(log)})")
+    score = {"test_top1": _score(case)} if case.score_command else {}
+    return replace(result, values={**result.values, **score, "wall_s": wall_s})
+
+
+def _run(case: Case, command: list[str], log: Path) -> float:
+    """Run the command, write its output to `log` and return its wall time in seconds."""
     with log.open("wb") as out:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command, cwd=case.cwd or ROOT, env=environment() | dict(case.env), stdout=out, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            command,
+            cwd=case.cwd or ROOT,
+            env=case_environment() | dict(case.env),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
             code = process.wait(case.timeout_s)
         except subprocess.TimeoutExpired:
-            raise CaseError(f"took more than {case.timeout_s:g} s; {_keep(log)}") from None
+            raise CaseError(f"took more than {case.timeout_s:g} s; {_save_log(log)}") from None
         finally:
-            wall = time.perf_counter() - start
-            _end(process)
+            wall_s = time.perf_counter() - start
+            _kill_session(process)
     if code:
-        raise CaseError(f"exit code {code}: {_last_line(log)} ({_keep(log)})")
-    found = json.loads(result.read_text()) if result.exists() else {"values": {}}
-    if not result.exists() and "{result}" in " ".join(case.command):
-        raise CaseError(f"wrote no figures ({_keep(log)})")
-    scored = {"test_top1": _score(case)} if case.score else {}
-    return {**found["values"], **scored, "wall_s": wall}, found.get("notes", [])
+        raise CaseError(f"exit code {code}: {_last_line(log)} ({_save_log(log)})")
+    return wall_s
 
 
 def _score(case: Case) -> float:
-    done = subprocess.run(case.score, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        case.score_command, cwd=ROOT, env=case_environment(), capture_output=True, text=True
+    )
     if done.returncode:
         raise CaseError(f"its result could not be scored: {done.stderr.strip()[-300:]}")
     return float(done.stdout)
 
 
-def environment() -> dict[str, str]:
-    """The caller's, without servers, clusters and thread counts of his own; first-party code importable from anywhere."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
+def case_environment() -> dict[str, str]:
+    """Return the environment of a contender.
+
+    It is this process's own without the user's servers, clusters and thread counts. First-party
+    code can be imported from any folder.
+    """
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(_REMOVED_PREFIXES)
+    }
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    quiet = {"TQDM_DISABLE": "1", "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | quiet
+    return kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | _QUIET
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The whole group of a contender that would not end, so that it does not disturb the next."""
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill a contender that still runs, with its children: they would disturb the next one."""
     if process.poll() is None:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _keep(log: Path) -> str:
-    """Its log outlives the scratch folder."""
-    kept = KEPT / "failed" / f"{log.parent.parent.name}-{log.parent.name}.txt"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(log, kept)
-    return os.path.relpath(kept)
+def _save_log(log: Path) -> str:
+    """Copy a log out of the scratch folder and return the copy's path."""
+    saved = CACHE / "failed" / f"{log.parent.parent.name}-{log.parent.name}.txt"
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(log, saved)
+    return os.path.relpath(saved)
 
 
 def _last_line(log: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where figures come from: hardware, versions, commit."""
+"""Description of the machine for a report: hardware, versions, commit."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ from components import provenance
 _LIBRARIES = ("torch", "torchvision", "ray", "mlflow", "dvc", "lightning", "accelerate", "numpy")
 
 
-def facts() -> dict[str, str]:
-    """What a reader needs to judge or repeat a measurement. No host name, no path."""
+def describe_machine() -> dict[str, str]:
+    """Return what a reader needs to judge or repeat a measurement.
+
+    It contains no host name and no path.
+    """
     state = provenance.git_state()
+    dirty = " with uncommitted changes" if state["git.dirty"] != "false" else ""
     memory = psutil.virtual_memory().total / 2**30
     return {
         "processor": f"{provenance.cpu_model()}, {joblib.cpu_count()} cores, {memory:.0f} GiB",
-        "GPU": gpu() or "none",
+        "GPU": gpu_name() or "none",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
-        "commit": state["git.commit"] + (" with uncommitted changes" if state["git.dirty"] != "false" else ""),
+        "versions": ", ".join(f"{name} {library_version(name)}" for name in _LIBRARIES),
+        "commit": state["git.commit"] + dirty,
         "priority": f"nice {os.nice(0)}",
     }
 
 
-def version(name: str) -> str:
+def library_version(name: str) -> str:
+    """Return the installed version, or "not installed"."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def gpu() -> str:
-    """Its name, without starting CUDA in this process."""
+def gpu_name() -> str:
+    """Return the first GPU's name, or "". CUDA is not initialised in this process."""
     import pynvml
 
     try:
@@ -49,7 +54,8 @@ def gpu() -> str:
     return name
 
 
-def slug(of_gpu: bool = False) -> str:
-    """For file names: `2x-amd-epyc`, or the GPU's."""
-    name = (of_gpu and gpu()) or f"{joblib.cpu_count()}x {provenance.cpu_model()}"
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|processor|cpu|@.*", " ", name.lower())).strip("-")
+def machine_slug(of_gpu: bool = False) -> str:
+    """Return the machine's name for file names: `2x-amd-epyc`, or that of its GPU."""
+    name = (of_gpu and gpu_name()) or f"{joblib.cpu_count()}x {provenance.cpu_model()}"
+    words = re.sub(r"\((r|tm)\)|processor|cpu|@.*", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")

@@ -1,4 +1,4 @@
-"""What a theme is made of, and how its figures become ratios."""
+"""Parts of a benchmark theme, and the comparison of its metrics with targets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Figures of one round: case -> metric -> value. A round is one run of every case.
 Round = Mapping[str, Mapping[str, float]]
+"""Metrics of one run of every case: case -> metric -> value."""
+
+Metric = Callable[[Round], float]
+"""Computes a number from one round. Raises `KeyError(case)` when a case has no metrics in it."""
+
+Condition = Callable[[Sequence[Round]], tuple[bool, str]]
+"""Checks all rounds. Returns whether the condition holds, and a remark with the numbers."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`smoke` shrinks everything until it only shows that each contender works. `scratch` is this invocation's own folder."""
+    """Settings of one invocation, shared by its themes.
+
+    `smoke` shrinks everything until a run only shows that each contender works. `scratch` is a
+    folder of this invocation, deleted at its end. `rows` and `epochs` override a theme's own
+    numbers.
+    """
 
     repeats: int
     smoke: bool
@@ -25,39 +36,58 @@ class Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """A command, run once per round in a process of its own. `{result}` and `{round}` in its words are replaced.
+    """A command that runs once per round, in a process of its own.
 
-    It writes `{"values": {metric: number}, "notes": [text]}` to `{result}`; `wall_s` is added. `needs` are the importable
-    modules without which it is skipped. Untimed: `before` each run, and `score` after it, a command that prints `test_top1`.
+    `{result}` and `{round}` in its words are replaced by the path of the result file and by the
+    round's number. The command writes a `CaseResult` as JSON to `{result}`; the harness adds
+    `wall_s`. A case is skipped where one of `required_modules` cannot be imported.
+
+    Two steps are not timed: `before`, called with the round's number before each run, and
+    `score_command`, run after it, which prints `test_top1`.
     """
 
     name: str
     command: Sequence[str]
-    needs: tuple[str, ...] = ()
+    required_modules: tuple[str, ...] = ()
     cwd: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[int], None] | None = None
     timeout_s: float = 1200
-    score: Sequence[str] = ()
+    score_command: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Result file of a contender: metrics by name, and lines of Markdown for the report."""
+
+    values: dict[str, float]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Target:
-    """`value` of one round is compared with `bound` by the median over rounds. It raises `KeyError` where a contender that it
-    needs gave no figure."""
+    """A bound for the median of `value` over the rounds.
+
+    The target also needs `condition` to hold, where there is one. For example, images per second
+    count only at the same accuracy.
+    """
 
     number: str
     text: str
-    value: Callable[[Round], float]
+    value: Metric
     bound: float
     at_least: bool = True
-    # What must hold besides, or the figure counts for nothing; by the mean over rounds.
-    condition: Callable[[Sequence[Round]], tuple[bool, str]] | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)
 class Theme:
-    """`metric` is what the table and the picture show; `conditions` say what was held equal."""
+    """One comparison: its cases, its targets and the text of its report.
+
+    `metric` is the one that the table lists first and the picture shows. `conditions` describe
+    what all cases have in common. `unmeasured` lists targets that this theme cannot measure, each
+    with the reason. A theme with `gpu` runs on a GPU, and its results are named after it.
+    """
 
     name: str
     title: str
@@ -66,23 +96,27 @@ class Theme:
     cases: list[Case]
     targets: list[Target]
     conditions: list[str]
-    unmeasured: list[str] = field(default_factory=list)  # targets that nothing here measures, and why
-    gpu: bool = False  # runs on one: its results bear the GPU's name
+    unmeasured: list[str] = field(default_factory=list)
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
 class Spread:
+    """Median and range of a number over the rounds."""
+
     median: float
     low: float
     high: float
     count: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        found = list(values)
-        return cls(statistics.median(found), min(found), max(found), len(found))
+    def from_values(cls, values: Iterable[float]) -> Spread:
+        numbers = list(values)
+        return cls(statistics.median(numbers), min(numbers), max(numbers), len(numbers))
 
-    def text(self, digits: int = 3) -> str:
+    def format(self, digits: int = 3) -> str:
+        """Return `median (low to high)` with this many significant digits."""
+
         def short(value: float) -> str:
             return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
@@ -90,58 +124,74 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class TargetResult:
+    """A target compared with the measurements. `met` is None when it could not be measured."""
+
     target: Target
     spread: Spread | None
-    met: bool | None  # None: not measured
+    met: bool | None
     remark: str
 
 
-def judge(target: Target, rounds: Sequence[Round]) -> Judgement:
-    """Ratios are taken within rounds, whose parts ran one after the other, then their median. A round that lacks a figure
-    (a contender was skipped or failed) does not count."""
-    values, missing = [], set()
-    for figures in rounds:
+def evaluate_target(target: Target, rounds: Sequence[Round]) -> TargetResult:
+    """Compare a target with the median of its value over the rounds.
+
+    The value is computed within each round, whose cases ran shortly after one another. A round
+    without a metric that the target needs (its contender was skipped or failed) does not count.
+    """
+    values = []
+    missing = set()
+    for results in rounds:
         try:
-            values.append(target.value(figures))
+            values.append(target.value(results))
         except KeyError as error:
             missing.add(str(error.args[0]))
+    names = ", ".join(sorted(missing))
     if not values:
-        return Judgement(target, None, None, f"nothing from {', '.join(sorted(missing)) or 'any round'}")
-    spread = Spread.of(values)
+        return TargetResult(target, None, None, f"nothing from {names or 'any round'}")
+    spread = Spread.from_values(values)
     met = spread.median >= target.bound if target.at_least else spread.median <= target.bound
-    remark = f"{len(rounds) - len(values)} rounds without {', '.join(sorted(missing))}" if missing else ""
+    remarks = [f"{len(rounds) - len(values)} rounds without {names}"] if missing else []
     if target.condition is not None:
         try:
-            holds, what = target.condition(rounds)
+            holds, remark = target.condition(rounds)
         except (KeyError, statistics.StatisticsError):
-            return Judgement(target, spread, None, "its condition could not be measured")
-        met, remark = met and holds, "; ".join(filter(None, [remark, what]))
-    return Judgement(target, spread, met, remark)
+            return TargetResult(target, spread, None, "its condition could not be measured")
+        met = met and holds
+        remarks.append(remark)
+    return TargetResult(target, spread, met, "; ".join(filter(None, remarks)))
 
 
-def figure(figures: Round, case: str, metric: str) -> float:
-    """Raises `KeyError` with the case's name."""
+def get_metric(results: Round, case: str, metric: str) -> float:
+    """Return one metric of one round. Raises `KeyError` with the case's name if it is missing."""
     try:
-        return figures[case][metric]
+        return results[case][metric]
     except KeyError:
         raise KeyError(case) from None
 
 
-def ratio(
-    numerator: str, denominators: str | Sequence[str], metric: str, *, best: Callable[..., float] = max
-) -> Callable[[Round], float]:
-    """Of one case's metric to the best of some others', of all of which there must be figures."""
-    names = [denominators] if isinstance(denominators, str) else list(denominators)
+def metric_values(rounds: Sequence[Round], case: str, metric: str) -> list[float]:
+    """Return one metric of all rounds that have it."""
+    return [results[case][metric] for results in rounds if metric in results.get(case, {})]
 
-    def value(figures: Round) -> float:
-        return figure(figures, numerator, metric) / best(figure(figures, name, metric) for name in names)
+
+def mean_metric(rounds: Sequence[Round], case: str, metric: str) -> float:
+    """Return the mean over all rounds that have the metric. Raises `KeyError` if none has it."""
+    values = metric_values(rounds, case, metric)
+    if not values:
+        raise KeyError(case)
+    return statistics.fmean(values)
+
+
+def ratio_to_best(case: str, peers: str | Sequence[str], metric: str) -> Metric:
+    """Return the ratio of a case's metric to the largest of its peers', computed in each round.
+
+    A round counts only if it has the metric of every peer.
+    """
+    names = [peers] if isinstance(peers, str) else list(peers)
+
+    def value(results: Round) -> float:
+        best = max(get_metric(results, name, metric) for name in names)
+        return get_metric(results, case, metric) / best
 
     return value
-
-
-def mean(rounds: Sequence[Round], case: str, metric: str) -> float:
-    found = [figures[case][metric] for figures in rounds if metric in figures.get(case, {})]
-    if not found:
-        raise KeyError(case)
-    return statistics.fmean(found)

@@ -1,4 +1,7 @@
-"""What a person sees: lines, progress, tables and errors. Rich on a terminal, sparse plain lines elsewhere."""
+"""Output for the user: lines, progress, tables and errors.
+
+It is styled by Rich on a terminal. Elsewhere, in a log for example, it is plain lines.
+"""
 
 from __future__ import annotations
 
@@ -17,45 +20,39 @@ from rich.text import Text
 
 from components.errors import UserError
 
-# Where nobody looks at a window, tables need not be squeezed into 80 columns.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+# Outside a terminal there is no window that would limit a table to 80 columns.
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
-_SPARSE_S = 10.0
+_PLAIN_INTERVAL_S = 10.0
 
 
-def say(text: str) -> None:
-    """One line, as it is."""
-    out.print(text, markup=False)
+def echo(text: str) -> None:
+    """Print one line verbatim: square brackets are not markup."""
+    _out.print(text, markup=False)
 
 
-def table(title: str, columns: list[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Columns of figures are set right, others left. Text is shown as it is, brackets included; `Text` may have a style."""
+def print_table(title: str, columns: list[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Print a table.
+
+    Columns of numbers are aligned right, except the first. Strings are printed verbatim; `Text`
+    may have a style.
+    """
     grid = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE)
     for n, column in enumerate(columns):
-        figures = all(re.match(r"[-+]?[0-9]|-?$", str(row[n])) for row in rows)
-        grid.add_column(Text(column), justify="right" if n and figures else "left")
+        numeric = all(re.match(r"[-+]?[0-9]|-?$", str(row[n])) for row in rows)
+        grid.add_column(Text(column), justify="right" if n and numeric else "left")
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    out.print(grid)
+    _out.print(grid)
 
 
-class Meter:
-    """Progress of one long piece of work: a bar on a terminal, elsewhere a line at most every ten seconds."""
+class ProgressBar:
+    """Context manager that shows progress: a bar on a terminal, else a line every ten seconds."""
 
     def __init__(self, label: str) -> None:
-        self.label, self.last = label, time.monotonic()
-        self.bar = (
-            Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=out,
-                transient=True,
-            )
-            if out.is_terminal
-            else None
-        )
+        self.label = label
+        self.last = time.monotonic()
+        self.bar = _make_bar() if _out.is_terminal else None
         if self.bar:
             self.task = self.bar.add_task(label, total=1.0, text="")
 
@@ -64,34 +61,55 @@ class Meter:
             self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.bar:
             self.bar.stop()
 
     def update(self, share: float, text: str = "") -> None:
-        """`share` of the work is done."""
+        """Show that `share` of the work is done, from 0 to 1."""
         if self.bar:
             self.bar.update(self.task, completed=share, text=text)
-        elif time.monotonic() - self.last >= _SPARSE_S:
+        elif time.monotonic() - self.last >= _PLAIN_INTERVAL_S:
             self.last = time.monotonic()
-            say(f"{self.label}: {share:.0%} {text}")
+            echo(f"{self.label}: {share:.0%} {text}")
 
-    def count(self, done: int, total: int) -> None:
+    def update_count(self, done: int, total: int) -> None:
+        """Show that `done` of `total` items are done."""
         self.update(done / total, f"{done:,}/{total:,}")
 
 
-def duration(seconds: float) -> str:
-    """45 s, 3:05 min, 2:03:00 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d} h"
+def _make_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=_out,
+        transient=True,
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as text: `45 s`, `3:05 min` or `2:03:00 h`."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60}:{total % 60:02d} min"
+    return f"{total // 3600}:{total % 3600 // 60:02d}:{total % 60:02d} h"
 
 
 def launch(main: Callable[[], None]) -> None:
-    """Runs a command: a user's mistake ends in one message and exit code 2, an interruption in 130."""
+    """Run a command and turn its outcome into an exit code.
+
+    A `UserError` is printed without a traceback and exits with 2, an interruption with 130. Any
+    other exception keeps its traceback.
+    """
     try:
         main()
     except UserError as error:

@@ -55,7 +55,9 @@ def _command(words: Sequence[str]) -> list[str]:
 
 def ignored_paths(paths: Iterable[str]) -> set[str]:
     """Return those of `paths` that a `.dvcignore` of this repository excludes."""
-    done = subprocess.run(_command(["check-ignore", *paths]), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        _command(["check-ignore", *paths]), cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return set(done.stdout.splitlines())
 
 
@@ -95,7 +97,10 @@ def check_remote(folder: Path, marker_key: str | None, create_marker: bool = Fal
                 marker.parent.mkdir(parents=True, exist_ok=True)
                 marker.touch()
             elif not marker.exists():
-                raise UserError(f"the DVC remote {url} is a folder that this node does not share with the submitter")
+                raise UserError(
+                    f"the DVC remote {url} is a folder that this node does not share with the "
+                    "submitter"
+                )
 
 
 def outs_containing(paths: list[str], nodes: set[str]) -> list[str]:
@@ -112,10 +117,12 @@ def outs_containing(paths: list[str], nodes: set[str]) -> list[str]:
     if lock.exists():
         stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
     outs = {out["path"] for stage in stages.values() for out in stage.get("outs", [])}
-    containing = {path: [out for out in outs if path == out or path.startswith(out + "/")] for path in paths}
-    if unknown := [path for path, found in containing.items() if not found]:
+    containing = {
+        path: [out for out in outs if path == out or path.startswith(out + "/")] for path in paths
+    }
+    if unknown := [path for path in paths if not containing[path]]:
         raise UserError(
             f"{', '.join(unknown)}: not on {', '.join(sorted(nodes))}, and no out that dvc.lock "
             "knows; `dvc repro` makes it one, or put it into a folder that all nodes share"
         )
-    return sorted(out for found in containing.values() for out in found)
+    return sorted(out for path in paths for out in containing[path])

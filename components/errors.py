@@ -1,13 +1,15 @@
-"""The one exception that a user is meant to read, and one that speaks of another process."""
+"""Exceptions with a meaning beyond the function that raises them."""
 
 
 class UserError(ValueError):
-    """Something that the user can mend: says what was found, what is allowed and what to do.
+    """A problem that the user can solve. The message names what was found, what is allowed and what
+    to do next.
 
-    Commands print it without a traceback and exit with 2; any other exception is our defect and keeps its traceback.
+    Commands print it without a traceback and exit with 2. Any other exception is a defect of Kiln
+    and keeps its traceback.
     """
 
 
 class PeerLostError(RuntimeError):
-    """A collective failed, or the group is gone: another rank died, froze or was cut off. It says nothing about this rank's
-    own work."""
+    """A collective operation failed or the process group is gone, because another rank died, froze
+    or was cut off. This rank's own work is intact."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks between processes, digests."""
+"""Atomic files and directories, locks between processes, digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO
 from components.errors import UserError
 
 RETENTION_DAYS = 30
-"""Abandoned checkpoints and caches are kept this long, so that a holiday does not cost them."""
+"""Days that abandoned checkpoints and caches are kept: longer than a holiday."""
 
 
 def stale_paths(paths: Iterable[Path], now: float | None = None) -> list[Path]:
@@ -66,7 +66,9 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 
 @contextmanager
-def exclusive_lock(lock: Path, what: str, *, wait: Callable[[], None] | None = None) -> Iterator[None]:
+def exclusive_lock(
+    lock: Path, what: str, *, wait: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold a lock file for the length of the block.
 
     The kernel releases the lock when the process ends, however it ends. With `wait` the call

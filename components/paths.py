@@ -1,13 +1,13 @@
-"""Where the repository is, and where Kiln keeps what no stage declares as an out."""
+"""The repository's root, and paths of files that are no outs of a stage."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".kiln"
-"""Checkpoints, locks, caches and unsent metrics. Git and DVC ignore it."""
+"""Checkpoints, locks, caches and unsent metrics. Git and DVC ignore this folder."""
 
 QUARANTINE = Path(".kiln") / "quarantine.csv"
-"""The images that `preprocess` refused when they were too many. Relative to the repository.
+"""Images that `preprocess` refused, when they were too many. Relative to the repository.
 
-It is not an out: a stage that fails leaves none.
+It is not an out of the stage, because a stage that fails leaves no outs.
 """

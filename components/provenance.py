@@ -1,4 +1,4 @@
-"""Where a result came from: first-party code, git, libraries, hardware."""
+"""Provenance of a result: first-party code, git, libraries and hardware."""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ LIBRARIES = (
     "pyarrow",
     "scikit-learn",
 )
-COMMIT, DIRTY = "KILN_COMMIT", "KILN_DIRTY"
-"""Environment variables that replace git in a job's copy (`components.jobs.runner` sets them)."""
+COMMIT = "KILN_COMMIT"
+"""Environment variable with the submitted commit, for a job's copy of the code, which has no git
+repository. `components.jobs.runner` sets it."""
+DIRTY = "KILN_DIRTY"
+"""Environment variable that tells whether the submitted tree differed from `COMMIT`."""
 
 
 def fingerprint(code: Iterable[str], facts: dict[str, Any]) -> str:
-    """Return the digest of everything that determines a result.
+    """Return the SHA-256 of everything that determines a result, as hexadecimal digits.
 
     Args:
         code: folders and files of this repository, as `dvc.yaml` lists them.
-        facts: parameters and digests of data.
+        facts: parameters and digests of data, as JSON values.
     """
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for path in sorted(_modules(code)):
@@ -53,11 +56,11 @@ def _modules(code: Iterable[str]) -> set[Path]:
 
 
 def git_state() -> dict[str, str]:
-    """Return the commit and whether the working tree differs from it.
+    """Return `git.commit` and `git.dirty` of the working tree.
 
-    Uncommitted changes to tracked files count, except `dvc.lock`, which the stages themselves
-    write. So do untracked files of `PACKAGES`. In a job's copy without git: the state of the
-    tree that was submitted.
+    The tree is dirty if tracked files have uncommitted changes or `PACKAGES` contain untracked
+    files. `dvc.lock` does not count: the stages themselves write it. In a job's copy without git
+    both are those of the submitted tree.
     """
     if COMMIT in os.environ and not (ROOT / ".git").exists():
         return {"git.commit": os.environ[COMMIT], "git.dirty": os.environ.get(DIRTY, "unknown")}
@@ -70,12 +73,16 @@ def git_state() -> dict[str, str]:
     except GitError:
         return {"git.commit": commit, "git.dirty": "unknown"}
     untracked_code = tuple(f"?? {package}/" for package in PACKAGES)
-    changes = [line for line in lines.splitlines() if not line.startswith("?? ") or line.startswith(untracked_code)]
+    changes = [
+        line
+        for line in lines.splitlines()
+        if not line.startswith("?? ") or line.startswith(untracked_code)
+    ]
     return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
 
 
 def environment() -> dict[str, str]:
-    """Return the versions of the libraries in `LIBRARIES`, and a description of the machine."""
+    """Return the versions of `LIBRARIES` and of Python, and a description of the machine."""
     versions = {f"version.{name}": metadata.version(name) for name in LIBRARIES}
     return versions | {
         "version.python": platform.python_version(),
@@ -86,7 +93,10 @@ def environment() -> dict[str, str]:
 
 
 def cpu_model() -> str:
-    """Return the processor's name from `/proc/cpuinfo`, elsewhere the platform's name for it."""
+    """Return the name of the processor.
+
+    It comes from `/proc/cpuinfo`, or from the platform where there is no such file.
+    """
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Named blobs in a local folder or in an object store: checkpoints, and probes of shared storage."""
+"""Named blobs in a local folder or in an object store: checkpoints, probes of shared storage."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The order of computations: one module is one DVC stage or one human command."""
+"""The order of computations: each module is one DVC stage or one command for the user."""

@@ -1,51 +1,83 @@
-"""Prepared training split -> data/augmented: the images and their copies, a preview, class counts. (stage)"""
+"""Prepared training split -> data/augmented: images with copies, preview, class counts. (stage)"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from components.console import Meter, launch, say
-from components.data.augmentation.offline import OnDisk, make_copies
-from components.data.augmentation.preview import Samples, preview
-from components.data.format.shards import Writer, read_labels, read_manifest, read_pieces
+from components.console import ProgressBar, echo, launch
+from components.data.augmentation.offline import ShardSource, make_copies
+from components.data.augmentation.preview import FirstImages, plot_preview
+from components.data.format.shards import (
+    SplitWriter,
+    read_labels,
+    read_manifest,
+    read_row_groups,
+)
 from components.files import atomic_directory
-from components.params import load_params
+from components.params import PARAMS_FILE, load_params
 
 
-def run(train: Path, out: Path) -> None:
-    """Writes `train`, `preview.png` and `class_counts.csv` below `out`; the statistics stay those of the originals."""
-    params = load_params()
-    settings, manifest = params.augment, read_manifest(train)
-    with atomic_directory(out) as folder, Meter("augment") as meter:
-        writer = Writer(folder / "train", "train", manifest.shape, manifest.classes, params.preprocess.shard_mb)
-        samples = Samples(len(manifest.classes))
-        for images in read_pieces(train, manifest):
+def run(train: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
+    """Write the augmented split, `preview.png` and `class_counts.csv`.
+
+    The channel statistics of the augmented split are those of the original images.
+
+    Args:
+        train: the prepared training split.
+        out: folder for the outs.
+        params_file: the parameters.
+    """
+    params = load_params(params_file)
+    settings = params.augment
+    manifest = read_manifest(train)
+    with atomic_directory(out) as folder, ProgressBar("augment") as progress:
+        writer = SplitWriter(
+            folder / "train", "train", manifest.shape, manifest.classes, params.preprocess.shard_mb
+        )
+        first_images = FirstImages(len(manifest.classes))
+        for images in read_row_groups(train, manifest):
             writer.add(images)
-            samples.add(images)
+            first_images.add(images)
+        source = ShardSource(train, manifest)
         labels = read_labels(train, manifest)
-        for images in make_copies(OnDisk(train, manifest), labels, settings, params.seed, meter.count):
+        for images in make_copies(source, labels, settings, params.seed, progress.update_count):
             writer.add(images)
         written = writer.finish(manifest.channels, manifest.origin | {"prepared": manifest.sha256})
-        preview(samples.images(), manifest.classes, settings, params.seed, folder / "preview.png")
-        counts = pd.DataFrame({"class": manifest.classes, "original": manifest.class_counts, "augmented": written.class_counts})
+        plot_preview(
+            first_images.images(),
+            manifest.classes,
+            settings,
+            params.seed,
+            folder / "preview.png",
+        )
+        counts = pd.DataFrame(
+            {
+                "class": manifest.classes,
+                "original": manifest.class_counts,
+                "augmented": written.class_counts,
+            }
+        )
         counts.to_csv(folder / "class_counts.csv", index=False)
-    spread = np.array(written.class_counts)
-    say(
-        f"augment: {manifest.rows:,} images became {written.rows:,}, {spread.min():,} to {spread.max():,} per class; "
+    echo(
+        f"augment: {manifest.rows:,} images became {written.rows:,}, "
+        f"{min(written.class_counts):,} to {max(written.class_counts):,} per class; "
         f"see {out / 'preview.png'}"
     )
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
+    )
     parser.add_argument("--train", type=Path, required=True, help="the prepared training split")
     parser.add_argument("--out", type=Path, required=True, help="folder for the augmented split")
     args = parser.parse_args(argv)
-    run(args.train, args.out)
+    run(args.train, args.out, args.params)
 
 
 if __name__ == "__main__":

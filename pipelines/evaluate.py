@@ -1,97 +1,165 @@
-"""Receipts + test split -> metrics, gates, verdict, plots, and validation_status on each version. (stage)"""
+"""Receipts + test split -> metrics, gates, verdict, plots; sets each validation_status. (stage)"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.console import Meter, launch, say
+from components.console import ProgressBar, echo, launch
 from components.data.format.images import Images
 from components.data.format.shards import read_split
 from components.errors import UserError
-from components.evaluation import reports
-from components.evaluation.predict import batch_starts, predict, predict_all, require_fit
-from components.evaluation.reports import Evaluation
+from components.evaluation.predict import (
+    list_batch_starts,
+    predict_batches,
+    predict_split,
+    require_compatible,
+)
+from components.evaluation.reports import Evaluation, make_evaluation, write_reports
 from components.files import atomic_directory
-from components.params import Evaluate, Params, load_params
-from components.ray_session.parallel import spread
-from components.records.registry import Receipt
+from components.params import PARAMS_FILE, Evaluate, Params, load_params
+from components.ray_session.parallel import ray_map
+from components.records.receipt import Receipt
 from components.records.splits import Manifest
-from components.registry import model_versions, promotion
+from components.registry import model_versions, promotion, verdicts
 from components.tracking import store
 
+if TYPE_CHECKING:
+    from components.registry.packaging import LoadedModel
+    from components.tracking.store import MlflowClient
 
-def run(models: Path, test: Path, out: Path) -> None:
-    """Evaluates the version that each receipt below `models` names, once, and writes the reports to `out`.
 
-    Failed gates are a result, not an error: the verdict says so, and `promote` refuses the version.
+def run(models: Path, test: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
+    """Evaluate the version that each receipt names, once, and write the reports.
+
+    Failed gates are a result and not an error. The verdict contains them, and `promote` refuses
+    the version.
+
+    Args:
+        models: folder with one folder per model, each with its receipt.
+        test: the test split.
+        out: folder for the reports.
+        params_file: the parameters.
     """
-    params = load_params()
+    params = load_params(params_file)
     receipts = [Receipt.read(models / model / "receipt.json") for model in params.train.models]
     images, manifest = read_split(test)
     client = store.connect()
     evaluations = {}
     for receipt in receipts:
         evaluations[receipt.model] = _evaluate(receipt, images, manifest, params.evaluate)
-        say(f"evaluate: {evaluations[receipt.model].summary()}")
+        echo(f"evaluate: {evaluations[receipt.model].summarize()}")
     with atomic_directory(out) as folder:
-        reports.write(folder, evaluations, images)
-        # The registry before the outs: if this is interrupted, DVC runs the stage again, and repeating it changes nothing.
-        for done in evaluations.values():
-            figures = done.metrics.scalars | {"ms_per_image": done.ms_per_image}
-            model_versions.record_verdict(client, done.receipt, done.verdict, done.predictions, figures)
-    for done in evaluations.values():
-        _compare_with_champion(client, done, params, test)
+        write_reports(folder, evaluations, images)
+        # The registry is written before the outs are complete. If this is interrupted, DVC runs
+        # the stage again, and writing the same verdicts again changes nothing.
+        for evaluation in evaluations.values():
+            metrics = evaluation.metrics.scalars | {"ms_per_image": evaluation.ms_per_image}
+            verdicts.record_verdict(
+                client, evaluation.receipt, evaluation.verdict, evaluation.predictions, metrics
+            )
+    for evaluation in evaluations.values():
+        _compare_with_champion(client, evaluation, params, test)
 
 
-def _evaluate(receipt: Receipt, images: Images, manifest: Manifest, settings: Evaluate) -> Evaluation:
+def _evaluate(
+    receipt: Receipt, images: Images, manifest: Manifest, settings: Evaluate
+) -> Evaluation:
     loaded = model_versions.load(receipt)
-    require_fit(f"{receipt.name} version {receipt.version}", loaded.network, manifest)
+    require_compatible(f"{receipt.name} version {receipt.version}", loaded.network, manifest)
     if settings.num_workers == 1:
-        with Meter(f"evaluate: {receipt.model}") as meter:
-            logits, seconds = predict_all(loaded.module, images.pixels, settings.batch_size, meter.count)
+        logits, seconds = _predict_here(receipt.model, loaded, images.pixels, settings.batch_size)
     else:
-        starts = batch_starts(len(images), settings.batch_size)
-        parts = spread(_predict_part, starts, settings.num_workers, receipt, images.pixels, settings.batch_size)
-        batches = {start: logits for part, (many, _) in parts for start, logits in zip(part, many, strict=True)}
-        logits, seconds = np.concatenate([batches[start] for start in starts]), sum(spent for _, (_, spent) in parts)
-    return reports.assess(receipt, loaded.files_sha256, images, manifest, logits, seconds, settings)
-
-
-def _compare_with_champion(client: Any, done: Evaluation, params: Params, test: Path) -> None:
-    """For information, and so in no out: who stands there now is not for a stage to depend on. `promote` asks again."""
-    name, alias, number = done.receipt.name, params.promote.alias, done.receipt.version
-    holder = model_versions.aliases(client, name).get(alias)
-    if holder is None or holder == number:
-        return
-    try:
-        found = promotion.against(client, name, holder, (done.verdict, done.predictions), params, test)
-    except UserError as error:
-        say(f"evaluate: {done.receipt.model} cannot be compared with {alias} (version {holder}): {error}")
-        return
-    model_versions.record_comparison(client, name, number, {"difference_low": found.low, "difference_high": found.high})
-    say(
-        f"evaluate: {done.receipt.model} against {alias} (version {holder}): {100 * found.low:+.2f} to {100 * found.high:+.2f} "
-        f"points of top-1 (95 %): {'may be promoted' if found.passed else 'may be worse'}"
+        logits, seconds = _predict_on_ray(receipt, images.pixels, settings)
+    return make_evaluation(
+        receipt, loaded.files_sha256, images, manifest, logits, seconds, settings
     )
 
 
-def _predict_part(starts: list[int], receipt: Receipt, pixels: np.ndarray, batch_size: int) -> Any:
-    """What a Ray task runs: it takes the version from the registry itself."""
+def _predict_here(
+    model: str, loaded: LoadedModel, pixels: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, float]:
+    with ProgressBar(f"evaluate: {model}") as progress:
+        return predict_split(loaded.module, pixels, batch_size, progress.update_count)
+
+
+def _predict_on_ray(
+    receipt: Receipt, pixels: np.ndarray, settings: Evaluate
+) -> tuple[np.ndarray, float]:
+    """Return the logits, `float32 (N, K)`, and the seconds spent in the module, over all tasks."""
+    starts = list_batch_starts(len(pixels), settings.batch_size)
+    results = ray_map(
+        _predict_part, starts, settings.num_workers, receipt, pixels, settings.batch_size
+    )
+    batches = {
+        start: logits
+        for part, (part_logits, _) in results
+        for start, logits in zip(part, part_logits, strict=True)
+    }
+    seconds = sum(part_seconds for _, (_, part_seconds) in results)
+    return np.concatenate([batches[start] for start in starts]), seconds
+
+
+def _predict_part(
+    starts: list[int], receipt: Receipt, pixels: np.ndarray, batch_size: int
+) -> tuple[list[np.ndarray], float]:
+    """Predict some batches in a Ray task, which loads the version from the registry itself."""
     store.connect()
-    return predict(model_versions.load(receipt).module, pixels, batch_size, starts)
+    return predict_batches(model_versions.load(receipt).module, pixels, batch_size, starts)
+
+
+def _compare_with_champion(
+    client: MlflowClient, evaluation: Evaluation, params: Params, test: Path
+) -> None:
+    """Report a comparison with the version that `promote.alias` names, for information.
+
+    The comparison is in no out of the stage, because a stage must not depend on the state of an
+    alias. `promote` makes it again.
+    """
+    receipt = evaluation.receipt
+    alias = params.promote.alias
+    champion = model_versions.get_aliases(client, receipt.name).get(alias)
+    if champion is None or champion == receipt.version:
+        return
+    evidence = (evaluation.verdict, evaluation.predictions)
+    try:
+        comparison = promotion.compare_with_version(
+            client, receipt.name, champion, evidence, params, test
+        )
+    except UserError as error:
+        echo(
+            f"evaluate: {receipt.model} cannot be compared with {alias} "
+            f"(version {champion}): {error}"
+        )
+        return
+    metrics = {"difference_low": comparison.low, "difference_high": comparison.high}
+    verdicts.record_comparison(client, receipt.name, receipt.version, metrics)
+    echo(
+        f"evaluate: {receipt.model} against {alias} (version {champion}): "
+        f"{100 * comparison.low:+.2f} to {100 * comparison.high:+.2f} points of top-1 (95 %): "
+        f"{'may be promoted' if comparison.passed else 'may be worse'}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, required=True, help="folder with a folder per model, each with its receipt")
+    parser.add_argument(
+        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        required=True,
+        help="folder with a folder per model, each with its receipt",
+    )
     parser.add_argument("--test", type=Path, required=True, help="the test split")
     parser.add_argument("--out", type=Path, required=True, help="folder for the reports")
     args = parser.parse_args(argv)
-    run(args.models, args.test, args.out)
+    run(args.models, args.test, args.out, args.params)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""params.yaml -> data/params.yaml: every parameter, with the defaults filled in. (stage)"""
+"""Check params.yaml and write it to data/params.yaml with the defaults filled in. (stage)"""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ def run(out: Path) -> None:
 
     DVC refuses to depend on a key that a file does not have. The other stages depend on keys of
     `out` instead, so that any key with a default may be left out of `params.yaml`.
+
+    Raises:
+        UserError: the parameters are wrong.
     """
     values = load_params().resolved()
     write_bytes(out, yaml.safe_dump(values, sort_keys=False).encode())
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the parameters with defaults")
+    parser.add_argument("--out", type=Path, required=True, help="file with all parameters")
     run(parser.parse_args(argv).out)
 
 

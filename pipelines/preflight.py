@@ -1,56 +1,76 @@
-"""Checks before a run: parameters, raw files, room for workers, the store, receipts it does not know. (for a person)"""
+"""Check parameters, raw files, machine and store; remove stale receipts. (for users)"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from components.console import launch, say
-from components.data.sources.tree import not_for_dvc
+from components.console import echo, launch
+from components.data.sources.tree import find_unhashable_files
 from components.dvc_cli import ignored_paths
 from components.errors import UserError
 from components.params import load_params
-from components.ray_session.session import Request, check_local
-from components.records.registry import Receipt
+from components.ray_session.resources import WorkerRequest, check_local_capacity
+from components.records.receipt import Receipt
 from components.registry import model_versions
 from components.tracking import store
 
+_MAX_LISTED = 20
+
 
 def run(models: Path) -> None:
-    """Refuses at once what a stage would refuse later, and removes receipts that this registry knows nothing of.
+    """Check what a stage would refuse only later, and remove receipts of other registries.
 
-    DVC sees that a receipt is there; only the registry can tell whether it still holds true: the store may have been
-    emptied, or `MLFLOW_TRACKING_URI` may point elsewhere now. Without the receipt `dvc repro` registers again.
+    DVC sees that a receipt exists. Only the registry knows whether it is still valid: the store may
+    have been emptied, or `MLFLOW_TRACKING_URI` may name another one now. Without the receipt,
+    `dvc repro` registers the model again.
+
+    Raises:
+        UserError: a parameter is wrong, DVC cannot hash the raw files, this machine has no room for
+            the workers, or the store does not answer.
     """
     params = load_params()
-    _check_raw(params.preprocess.source.path)
-    check_local(Request(params.train.workers[0], params.train.cpus_per_worker))
+    _check_raw_files(params.preprocess.source.path)
+    check_local_capacity(WorkerRequest(params.train.num_workers.min, params.train.cpus_per_worker))
     client = store.connect()
     for path in sorted(models.glob("*/receipt.json")):
         receipt = Receipt.read(path)
-        known = {row["version"]: row for row in model_versions.overview(client, receipt.name)}
-        if known.get(str(receipt.version), {}).get("model_id") != receipt.model_id:
+        versions = {v.version: v for v in model_versions.summarize(client, receipt.name)}
+        version = versions.get(receipt.version)
+        if version is None or version.model_id != receipt.model_id:
             path.unlink()
-            say(f"preflight: {path} names version {receipt.version}, unknown to {store.shown()}: to be registered again")
+            echo(
+                f"preflight: {path} names version {receipt.version}, unknown to "
+                f"{store.get_redacted_uri()}: to be registered again"
+            )
 
 
-def _check_raw(location: str) -> None:
-    """DVC hashes the raw folder itself, before any stage can look at it."""
-    found = {f"{location.rstrip('/')}/{refusal.path}": refusal for refusal in not_for_dvc(location)}
-    if not found:
+def _check_raw_files(location: str) -> None:
+    """Refuse files that DVC cannot hash. It hashes the raw folder before any stage starts."""
+    refusals = {
+        f"{location.rstrip('/')}/{refusal.path}": refusal
+        for refusal in find_unhashable_files(location)
+    }
+    if not refusals:
         return
-    ignored = ignored_paths(found)
-    left = [f"  {path} ({refusal.detail})" for path, refusal in found.items() if path not in ignored]
-    if left:
+    ignored = ignored_paths(refusals)
+    lines = [
+        f"  {path} ({refusal.detail})" for path, refusal in refusals.items() if path not in ignored
+    ]
+    if lines:
+        more = ["  ..."] if len(lines) > _MAX_LISTED else []
         raise UserError(
-            "DVC cannot hash what is no file, and would wait for ever or fail; remove it, or name it in .dvcignore:\n"
-            + "\n".join(left[:20] + ["  ..."] * (len(left) > 20))
+            "Not regular files: DVC hangs or fails on them. "
+            "Delete them or list them in .dvcignore:\n" + "\n".join(lines[:_MAX_LISTED] + more)
         )
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder with a folder per model")
+    parser.add_argument(
+        "--models", type=Path, default=Path("models"), help="folder with a folder per model"
+    )
     run(parser.parse_args(argv).models)
 
 

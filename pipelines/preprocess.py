@@ -1,66 +1,95 @@
-"""Raw images -> data/prepared: checked, made uniform, split into train, val and test; a report. (stage)"""
+"""Prepare the raw images: check, convert, split into train, val and test, report. (stage)"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from components.console import Meter, launch, say
-from components.data import sources
-from components.data.preparation.decide import TooManyRefusedError, decide
-from components.data.preparation.prepare import write_splits
-from components.data.preparation.report import write_quarantine, write_report
-from components.data.preparation.survey import here, is_small, survey
+from components.console import ProgressBar, echo, launch
+from components.data.preparation.quarantine import TooManyRefusedError, write_quarantine
+from components.data.preparation.report import write_report
+from components.data.preparation.selection import Selection, select_images
+from components.data.preparation.survey import Imap, Survey, is_small, local_imap, survey
+from components.data.preparation.writing import write_splits
+from components.data.sources import open_source
+from components.data.sources.base import ImageSource
 from components.errors import UserError
 from components.files import atomic_directory
-from components.params import load_params
+from components.params import PARAMS_FILE, Params, load_params
 from components.paths import QUARANTINE, ROOT
-from components.ray_session.parallel import stream
+from components.ray_session.parallel import ray_imap
 
 
-def run(out: Path) -> None:
-    """Writes `train`, `val`, `test`, `quarantine.csv` and `report.html` below `out`; train's manifest carries the channel
-    statistics."""
-    params = load_params()
+def run(out: Path, params_file: Path = PARAMS_FILE) -> None:
+    """Write the folders `train`, `val` and `test`, `quarantine.csv` and `report.html` into `out`.
+
+    Raises:
+        UserError: the source cannot be used; if too many images are refused, all of them are
+            listed in `.kiln/quarantine.csv`.
+    """
+    params = load_params(params_file)
     settings = params.preprocess
     with atomic_directory(out) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
-        source = sources.load(settings.source, settings.limits, Path(scratch))
-        say(f"preprocess: {len(source.entries):,} images listed in {settings.source.path}")
-        alone = not source.shareable or is_small(source)
-        with Meter("preprocess") as meter:
-            found = survey(
-                source,
-                settings,
-                Path(scratch) / "pixels",
-                here if alone else lambda function, inputs, *shared: stream(function, inputs, settings.num_workers, *shared),
-                meter.count,
-            )
-        try:
-            decision = decide(found, settings, params.seed)
-        except TooManyRefusedError as error:
-            path = ROOT / QUARANTINE
-            path.parent.mkdir(exist_ok=True)
-            write_quarantine(path, sorted(error.quarantine))
-            raise UserError(f"{error}\nAll of them are in {os.path.relpath(path)}") from None
-        manifests = write_splits(folder, found, decision, settings.shard_mb)
-        write_quarantine(folder / "quarantine.csv", decision.quarantine)
-        write_report(folder / "report.html", found, decision, settings)
-    for warning in decision.warnings:
-        say(f"preprocess: warning: {warning}")
+        source = open_source(settings.source, settings.limits, Path(scratch))
+        echo(f"preprocess: {len(source.entries):,} images listed in {settings.source.path}")
+        imap = _choose_imap(source, settings.num_workers)
+        with ProgressBar("preprocess") as progress:
+            result = survey(source, settings, Path(scratch) / "pixels", imap, progress.update_count)
+        selection = _select(result, params)
+        manifests = write_splits(folder, result, selection, settings.shard_mb)
+        write_quarantine(folder / "quarantine.csv", selection.quarantine)
+        write_report(folder / "report.html", result, selection, settings)
+    for warning in selection.warnings:
+        echo(f"preprocess: warning: {warning}")
     for split, manifest in manifests.items():
         shape = "x".join(str(n) for n in manifest.shape)
-        say(f"preprocess: {split}: {manifest.rows:,} images of {shape} in {len(manifest.shards)} shards")
-    say(
-        f"preprocess: {len(decision.quarantine):,} not used, {decision.dropped:,} of them duplicates; see {out / 'report.html'}"
+        echo(
+            f"preprocess: {split}: {manifest.rows:,} images of {shape} "
+            f"in {len(manifest.shards)} shards"
+        )
+    echo(
+        f"preprocess: {len(selection.quarantine):,} not used, {selection.num_dropped:,} of them "
+        f"duplicates; see {out / 'report.html'}"
     )
 
 
+def _choose_imap(source: ImageSource, num_workers: int | None) -> Imap:
+    """Return the map that examines chunks: in this process, or in Ray tasks for a large source."""
+    if not source.shareable or is_small(source):
+        return local_imap
+
+    def imap(
+        function: Callable[..., Any], inputs: Iterable[tuple[Any, ...]], *shared: Any
+    ) -> Iterator[Any]:
+        return ray_imap(function, inputs, num_workers, *shared)
+
+    return imap
+
+
+def _select(result: Survey, params: Params) -> Selection:
+    """Select images; if too many are refused, keep the list of them outside the stage's out."""
+    try:
+        return select_images(result, params.preprocess, params.seed)
+    except TooManyRefusedError as error:
+        path = ROOT / QUARANTINE
+        path.parent.mkdir(exist_ok=True)
+        write_quarantine(path, sorted(error.quarantine))
+        raise UserError(f"{error}\nAll of them are in {os.path.relpath(path)}") from None
+
+
 def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the prepared splits")
-    run(parser.parse_args(argv).out)
+    args = parser.parse_args(argv)
+    run(args.out, args.params)
 
 
 if __name__ == "__main__":

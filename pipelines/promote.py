@@ -1,17 +1,21 @@
-"""Moves an alias (champion) to a version that passed and is not worse; rolls back; shows the history. (for a person or CI)"""
+"""Move an alias (champion) to a better version, roll back, show history. (for users and CI)"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from components.console import launch, say, table
+from components.console import echo, launch, print_table
 from components.errors import UserError
 from components.params import load_params
-from components.registry import history, model_versions, promotion
-from components.registry.promotion import Decision
+from components.registry import history, model_versions, promotion, verdicts
+from components.registry.history import AliasState, describe_version
+from components.registry.promotion import PromotionDecision
 from components.tracking import store
+
+if TYPE_CHECKING:
+    from components.tracking.store import MlflowClient
 
 TEST = Path("data/prepared/test")
 
@@ -26,152 +30,190 @@ def promote(
     dry_run: bool = False,
     test: Path = TEST,
 ) -> None:
-    """Moves `alias` to `version` (None: the best that passed, by params promote.metric). `test` has the candidate's test split;
-    it is looked at only if who holds the alias was judged on another. `expect` is the version that the alias must be now, 0 if
-    it must not be there.
+    """Move an alias to a version.
+
+    Args:
+        version: The version, or None for the best that passed, by params promote.metric.
+        reason: Kept in the history.
+        name: The registered model, by default params register.name.
+        alias: The alias, by default params promote.alias.
+        expect: The version that the alias must name now, 0 for none. None skips this check.
+        override: Reason for which the version is promoted in spite of objections.
+        dry_run: Only show the decision.
+        test: Folder of the candidate's test split. It is read only if the version that the alias
+            names now was evaluated on another split.
 
     Raises:
-        UserError: there is no such version, it was never evaluated, or it was altered since; somebody moved the alias
-            meanwhile; or, unless overridden, it failed its gates or may be worse than who holds the alias now.
+        UserError: The version does not exist, was never evaluated or was altered since; another
+            user moved the alias meanwhile; or, without an override, the version failed its gates
+            or may be worse than the one that the alias names now.
     """
     params = load_params()
-    name, alias = name or params.register_.name, alias or params.promote.alias
+    name = name or params.register_.name
+    alias = alias or params.promote.alias
     _require_text("--reason", reason)
     if override is not None:
         _require_text("--override", override)
     client = store.connect()
-    candidate = (
-        model_versions.get(client, name, version)
-        if version is not None
-        else promotion.best(client, name, params.promote.metric)
-    )
+    if version is None:
+        candidate = promotion.select_best(client, name, params.promote.metric)
+    else:
+        candidate = model_versions.get(client, name, version)
     number = int(candidate.version)
-    current = _state(client, name, alias)
-    wanted = expect or None
-    if expect is not None and current.holder != wanted:
-        held = history.describe(current.holder)
-        raise UserError(f"{name}@{alias} is {held}, not {history.describe(wanted)}: {_who_moved(current)}")
-    if number == current.now == current.expected:
-        say(f"promote: {name}@{alias} is version {number} already; nothing to do")
+    state = _get_state(client, name, alias)
+    if expect is not None:
+        _require_expected(name, state, expect or None)
+    if number == state.current_version == state.expected_version:
+        echo(f"promote: {name}@{alias} is version {number} already; nothing to do")
         return
-    decision = promotion.judge(client, candidate, alias, current.rival, params, test)
-    _show(name, number, current, decision)
+    baseline_version = state.baseline_version
+    decision = promotion.check_candidate(client, candidate, alias, baseline_version, params, test)
+    _show_decision(name, number, state, decision)
     if decision.objections and override is None:
-        raise UserError(f"{name} version {number} is not promoted to {alias}: {'; '.join(decision.objections)}")
+        raise UserError(
+            f"{name} version {number} is not promoted to {alias}: {'; '.join(decision.objections)}"
+        )
     if dry_run:
-        held = history.describe(current.holder)
-        say(f"promote: dry run, nothing was changed; {name}@{alias} would move from {held} to {number}")
+        source = describe_version(state.effective_version)
+        echo(
+            f"promote: dry run, nothing was changed; {name}@{alias} would move from {source} to "
+            f"{number}"
+        )
         return
-    _carry_out(client, name, number, current, decision, reason, override if decision.objections else None)
+    used_override = override if decision.objections else None
+    _carry_out(client, name, number, state, decision, reason, used_override)
 
 
 def _carry_out(
-    client: Any, name: str, number: int, current: history.State, decision: Decision, reason: str, override: str | None
+    client: MlflowClient,
+    name: str,
+    number: int,
+    state: AliasState,
+    decision: PromotionDecision,
+    reason: str,
+    override: str | None,
 ) -> None:
-    alias = current.alias
-    if current.interrupted and number == current.expected:
-        history.follow(client, name, alias)
-        say(f"promote: move {current.entries[-1].number} to version {number} had been interrupted; it is complete now")
+    alias = state.alias
+    if state.interrupted and number == state.expected_version:
+        history.sync_alias(client, name, alias)
+        echo(
+            f"promote: move {state.moves[-1].number} to version {number} had been interrupted; it "
+            "is complete now"
+        )
         return
-    verdict, comparison = decision.verdict, decision.comparison
-    move = promotion.record(alias, current, number, reason, verdict=verdict, comparison=comparison, override=override)
-    entry = history.append(client, name, move)
-    history.follow(client, name, alias)
-    held = history.describe(current.holder)
-    say(f"promote: {name}@{alias} moved from {held} to version {number} (move {entry.number}): {reason}")
+    verdict = decision.verdict
+    comparison = decision.comparison
+    move = promotion.build_move(
+        state, number, reason, verdict=verdict, comparison=comparison, override=override
+    )
+    recorded = history.append(client, name, move)
+    history.sync_alias(client, name, alias)
+    source = describe_version(state.effective_version)
+    echo(
+        f"promote: {name}@{alias} moved from {source} to version {number} (move "
+        f"{recorded.number}): {reason}"
+    )
     if override:
-        say(f"promote: OVERRIDDEN, recorded for ever: {override}")
+        echo(f"promote: OVERRIDDEN, recorded for ever: {override}")
 
 
-def rollback(reason: str, name: str | None = None, alias: str | None = None, dry_run: bool = False) -> None:
-    """Takes back the last move of `alias` that was not taken back yet.
+def rollback(
+    reason: str, name: str | None = None, alias: str | None = None, dry_run: bool = False
+) -> None:
+    """Take back the last move of an alias that was not taken back yet.
+
+    A rollback never restores a version that failed its gates, unless an override promoted it.
 
     Raises:
-        UserError: there is none, or the version to return to is gone or was altered, or it failed its gates and was never put
-            here by an override.
+        UserError: There is no such move, or the version to return to is gone, was altered or
+            failed its gates without ever being promoted by an override.
     """
     params = load_params()
-    name, alias = name or params.register_.name, alias or params.promote.alias
+    name = name or params.register_.name
+    alias = alias or params.promote.alias
     _require_text("--reason", reason)
     client = store.connect()
-    current = _state(client, name, alias)
-    if not current.live:
+    state = _get_state(client, name, alias)
+    if not state.active_moves:
         raise UserError(f"{name}@{alias} has no move to take back")
-    undone = current.live[-1]
-    target = current.before(undone)
-    verdict = model_versions.intact(model_versions.get(client, name, target))[0] if target is not None else None
-    if verdict and not verdict.passed and not current.overridden(verdict.version):
-        raise UserError(
-            f"{name}@{alias} does not return to version {target}: its verdict failed, and nobody put it there against that; "
-            "promote another version"
-        )
+    undone = state.active_moves[-1]
+    target = state.get_version_before(undone)
+    verdict = None
+    if target is not None:
+        verdict, _ = verdicts.load_verified(model_versions.get(client, name, target))
+        if not verdict.passed and not state.was_overridden(verdict.version):
+            raise UserError(
+                f"{name}@{alias} does not return to version {target}: its verdict failed, and "
+                "nobody put it there against that; promote another version"
+            )
     if dry_run:
-        say(f"rollback: dry run, nothing was changed; {name}@{alias} would return to {history.describe(target)}")
+        echo(
+            f"rollback: dry run, nothing was changed; {name}@{alias} would return to "
+            f"{describe_version(target)}"
+        )
         return
-    move = promotion.record(alias, current, target, reason, verdict=verdict, undoes=undone.number)
-    entry = history.append(client, name, move)
-    history.follow(client, name, alias)
-    taken = f"move {entry.number} takes back {undone.number}"
-    say(f"rollback: {name}@{alias} returned to {history.describe(target)} ({taken}): {reason}")
+    move = promotion.build_move(state, target, reason, verdict=verdict, undoes=undone.number)
+    recorded = history.append(client, name, move)
+    history.sync_alias(client, name, alias)
+    echo(
+        f"rollback: {name}@{alias} returned to {describe_version(target)} (move {recorded.number} "
+        f"takes back {undone.number}): {reason}"
+    )
 
 
 def show_history(name: str | None = None, alias: str | None = None) -> None:
-    """Prints every move, and whether the alias stands where they lead."""
+    """Print every move of an alias, and any difference between the alias and its history."""
     params = load_params()
-    name, alias = name or params.register_.name, alias or params.promote.alias
+    name = name or params.register_.name
+    alias = alias or params.promote.alias
     client = store.connect()
-    current = history.state(client, name, alias)
-    rows = [
-        [
-            str(entry.number), entry.move.when, entry.move.who, history.describe(entry.move.source),
-            history.describe(entry.move.target),
-            entry.move.reason + (f" (takes back {entry.move.undoes})" if entry.move.undoes else "")
-            + (f" [OVERRIDE: {entry.move.override}]" if entry.move.override else ""),
-        ]
-        for entry in current.entries
-    ]  # fmt: skip
-    table(f"{name}@{alias}", ["move", "when", "who", "from", "to", "why"], rows)
-    if doubt := current.doubt(name):
-        say(f"promote: {doubt}")
-    there = {int(v.version) for v in model_versions.versions(client, name)}
-    for entry in current.entries:
-        if entry.move.target is not None and entry.move.target not in there:
-            say(f"promote: version {entry.move.target} of move {entry.number} was deleted from the registry")
-    say(f"{name}@{alias} is {history.describe(current.now)}")
+    state = history.get_alias_state(client, name, alias)
+    rows = [recorded.table_row() for recorded in state.moves]
+    print_table(f"{name}@{alias}", ["move", "when", "who", "from", "to", "why"], rows)
+    if inconsistency := state.find_inconsistency(name):
+        echo(f"promote: {inconsistency}")
+    for recorded in state.moves:
+        target_version = recorded.move.target
+        if target_version is not None and target_version not in state.versions:
+            echo(
+                f"promote: version {target_version} of move {recorded.number} was deleted from the "
+                "registry"
+            )
+    echo(f"{name}@{alias} is {describe_version(state.current_version)}")
 
 
-def _state(client: Any, name: str, alias: str) -> history.State:
-    """Where an alias stands; says so if that is not where its history leads."""
-    current = history.state(client, name, alias)
-    if doubt := current.doubt(name):
-        say(f"promote: {doubt}")
-    return current
+def _get_state(client: MlflowClient, name: str, alias: str) -> AliasState:
+    """Return the state of an alias, and print a line if it differs from its history."""
+    state = history.get_alias_state(client, name, alias)
+    if inconsistency := state.find_inconsistency(name):
+        echo(f"promote: {inconsistency}")
+    return state
 
 
-def _who_moved(current: history.State) -> str:
-    if current.holder != current.expected:
+def _require_expected(name: str, state: AliasState, expected: int | None) -> None:
+    """Raise `UserError` unless the alias names the version that the user expects."""
+    if state.effective_version != expected:
+        raise UserError(
+            f"{name}@{state.alias} is {describe_version(state.effective_version)}, not "
+            f"{describe_version(expected)}: {_describe_last_move(state)}"
+        )
+
+
+def _describe_last_move(state: AliasState) -> str:
+    if state.effective_version != state.expected_version:
         return "it was moved by hand"
-    if not current.entries:
+    if not state.moves:
         return "nobody has moved it yet"
-    last = current.entries[-1].move
-    return f"{last.who} moved it at {last.when} ({last.reason})"
+    move = state.moves[-1].move
+    return f"{move.who} moved it at {move.when} ({move.reason})"
 
 
-def _show(name: str, number: int, current: history.State, decision: Decision) -> None:
-    verdict, found = decision.verdict, decision.comparison
-    rows = [["top-1", f"{verdict.metrics['top1']:.2%}", f"{found.champion_top1:.2%}" if found else "-"]]
-    rows += [[g.gate, f"{g.value:.4f} ({'passed' if g.passed else 'failed'}, {g.threshold:g})", "-"] for g in verdict.gates]
-    if found:
-        rows += [
-            ["right where the other is wrong", str(found.gained), str(found.lost)],
-            ["difference, 95 % interval", f"{100 * found.low:+.2f} to {100 * found.high:+.2f} points", ""],
-            ["McNemar's exact p", f"{found.p_value:.3g}", ""],
-        ]
-    if found and found.rejudged:
-        rows.append(["test split", verdict.test_sha256[:12], "judged on it for this comparison"])
-    place = f"{current.alias} now" if current.rival == current.now else "by the history"
-    table(f"{name} version {number} for {current.alias}", ["", f"version {number}",
-          f"{place} ({history.describe(current.rival)})"], rows)  # fmt: skip
+def _show_decision(name: str, number: int, state: AliasState, decision: PromotionDecision) -> None:
+    by_alias = state.baseline_version == state.current_version
+    origin = f"{state.alias} now" if by_alias else "by the history"
+    baseline = f"{origin} ({describe_version(state.baseline_version)})"
+    title = f"{name} version {number} for {state.alias}"
+    print_table(title, ["", f"version {number}", baseline], decision.table_rows())
 
 
 def _require_text(option: str, text: str) -> None:
@@ -180,26 +222,61 @@ def _require_text(option: str, text: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--version", type=int, help="promote this version")
-    what.add_argument("--best", action="store_true", help="promote the best version that passed, by params promote.metric")
-    what.add_argument("--rollback", action="store_true", help="take back the last move")
-    what.add_argument("--history", action="store_true", help="show every move")
-    parser.add_argument("--reason", default="", help="why; kept in the history (needed to move anything)")
-    parser.add_argument("--alias", help="which alias (default: params promote.alias)")
-    parser.add_argument("--name", help="registered model (default: params register.name)")
-    parser.add_argument("--expect-current", type=int, metavar="N", help="only if the alias is version N now (0: none)")
-    parser.add_argument("--override", metavar="WHY", help="promote against the verdict or the comparison; recorded for ever")
-    parser.add_argument("--test", type=Path, default=TEST, help=f"folder of the candidate's test split (default: {TEST})")
-    parser.add_argument("--dry-run", action="store_true", help="show the decision and change nothing")
-    args = parser.parse_args(argv)
+    args = _build_parser().parse_args(argv)
     if args.history:
         show_history(args.name, args.alias)
     elif args.rollback:
         rollback(args.reason, args.name, args.alias, args.dry_run)
     else:
-        promote(args.version, args.reason, args.name, args.alias, args.expect_current, args.override, args.dry_run, args.test)
+        promote(
+            args.version,
+            args.reason,
+            args.name,
+            args.alias,
+            args.expect_current,
+            args.override,
+            args.dry_run,
+            args.test,
+        )
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--version", type=int, help="promote this version")
+    action.add_argument(
+        "--best",
+        action="store_true",
+        help="promote the best version that passed, by params promote.metric",
+    )
+    action.add_argument("--rollback", action="store_true", help="take back the last move")
+    action.add_argument("--history", action="store_true", help="show every move")
+    parser.add_argument(
+        "--reason", default="", help="why; kept in the history (needed to move anything)"
+    )
+    parser.add_argument("--alias", help="which alias (default: params promote.alias)")
+    parser.add_argument("--name", help="registered model (default: params register.name)")
+    parser.add_argument(
+        "--expect-current",
+        type=int,
+        metavar="N",
+        help="only if the alias is version N now (0: none)",
+    )
+    parser.add_argument(
+        "--override",
+        metavar="WHY",
+        help="promote against the verdict or the comparison; recorded for ever",
+    )
+    parser.add_argument(
+        "--test",
+        type=Path,
+        default=TEST,
+        help=f"folder of the candidate's test split (default: {TEST})",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the decision and change nothing"
+    )
+    return parser
 
 
 if __name__ == "__main__":

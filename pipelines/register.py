@@ -1,4 +1,4 @@
-"""Trained weights -> a version in the MLflow registry -> models/M/receipt.json. Found if it is there. (stage)"""
+"""Trained weights -> a version in the MLflow registry and models/M/receipt.json. (stage)"""
 
 from __future__ import annotations
 
@@ -6,64 +6,95 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
-from components.console import launch, say
+from components.console import echo, launch
 from components.errors import UserError
 from components.files import sha256_file
-from components.models import build, weights
-from components.params import load_params
-from components.records.registry import Receipt
-from components.records.training import Epoch, TrainResult
+from components.models import weights
+from components.models.architectures import build
+from components.params import PARAMS_FILE, load_params
+from components.records.receipt import Receipt
+from components.records.training import Epoch, Network, TrainResult
 from components.registry import model_versions
 from components.tracking import runs, store
 
 
-def run(model: str, trained: Path, out: Path) -> None:
-    """Makes the weights below `trained` a version, unless they are one already, and writes the receipt to `out`."""
-    name = load_params().register_.name
+def run(model: str, trained: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
+    """Register trained weights as a version, unless they are one already, and write its receipt.
+
+    Args:
+        model: Name of the model in `train.models`.
+        trained: Folder with its weights, history and result.
+        out: The receipt.
+        params_file: The parameters.
+
+    Raises:
+        UserError: The weights do not match the result, or the store does not take them.
+    """
+    name = load_params(params_file).register_.name
     result = TrainResult.read(trained / "result.json")
-    path = trained / "weights.safetensors"
-    network, state = weights.read(path)
-    if (found := sha256_file(path)) != result.sha256:
-        raise UserError(f"{path}: expected sha256 {result.sha256}, found {found}; `dvc checkout` restores it")
+    network, state = _read_weights(trained / "weights.safetensors", result.sha256)
     client = store.connect()
-    version, verb = model_versions.find(client, name, result.sha256), "is already"
+    version = model_versions.find_by_digest(client, name, result.sha256)
+    verb = "is already"
     if version is None:
         verb = "becomes"
         module = build(network)
         module.load_state_dict(state)
         tags = {
-            runs.FINGERPRINT: result.fingerprint,
+            runs.FINGERPRINT_TAG: result.fingerprint,
             "kiln.architecture": network.architecture,
             **runs.data_tags(result.data),
         }
-        experiment = store.experiment(client, name)
-        run_id = runs.find_run(client, experiment, result.fingerprint) or runs.import_run(
-            client,
-            experiment,
-            model,
-            {"recipe": result.recipe, "seed": result.seed},
-            tags,
-            _history(trained / "history.csv"),
+        experiment_id = store.ensure_experiment(client, name)
+        run_id = runs.find_run(client, experiment_id, result.fingerprint)
+        if run_id is None:
+            params = {"recipe": result.recipe, "seed": result.seed}
+            history = _read_history(trained / "history.csv")
+            run_id = runs.import_run(client, experiment_id, model, params, tags, history)
+        version = model_versions.create(
+            client, name, model, module, network, result.sha256, run_id, tags
         )
-        version = model_versions.create(client, name, model, module, network, result.sha256, run_id, tags)
-    model_id = model_versions.model_id(version)
-    Receipt(model=model, name=name, version=int(version.version), model_id=model_id, sha256=result.sha256).write(out)
-    say(f"register@{model}: {result.sha256[:12]} {verb} {name} version {version.version} in {store.shown()}")
+    Receipt(
+        model=model,
+        name=name,
+        version=int(version.version),
+        model_id=model_versions.get_model_id(version),
+        sha256=result.sha256,
+    ).write(out)
+    echo(
+        f"register@{model}: {result.sha256[:12]} {verb} {name} version {version.version} in "
+        f"{store.get_redacted_uri()}"
+    )
 
 
-def _history(path: Path) -> list[Epoch]:
+def _read_weights(path: Path, sha256: str) -> tuple[Network, dict[str, Tensor]]:
+    network, state = weights.read(path)
+    if (found := sha256_file(path)) != sha256:
+        raise UserError(
+            f"{path}: expected sha256 {sha256}, found {found}; `dvc checkout` restores it"
+        )
+    return network, state
+
+
+def _read_history(path: Path) -> list[Epoch]:
     rows = pd.read_csv(path, float_precision="round_trip").to_dict("records")
     return [Epoch.model_validate(row) for row in rows]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
+    )
     parser.add_argument("--model", required=True, help="a name in params train.models")
-    parser.add_argument("--trained", type=Path, required=True, help="folder with its weights, history and result")
+    parser.add_argument(
+        "--trained", type=Path, required=True, help="folder with its weights, history and result"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the receipt")
     args = parser.parse_args(argv)
-    run(args.model, args.trained, args.out)
+    run(args.model, args.trained, args.out, args.params)
 
 
 if __name__ == "__main__":

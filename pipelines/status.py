@@ -1,4 +1,4 @@
-"""Shows what stands: each model's metrics and gates, its version, who is champion. (for a person)"""
+"""Show each model's metrics, gates, version and aliases. (for users)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from components.console import launch, say, table
+from components.console import echo, launch, print_table
 from components.params import load_params
 from components.records.evaluation import Verdict
 from components.registry import model_versions
@@ -16,43 +16,50 @@ from components.tracking import store
 
 
 def run(reports: Path) -> None:
-    """Prints the closing table from the reports and from the registry as it is now."""
+    """Print the closing table from the reports and the present state of the registry."""
     params = load_params()
     verdict = Verdict.read(reports / "verdict.json")
     metrics = json.loads((reports / "metrics.json").read_text())
     client = store.connect()
     name = params.register_.name
-    known = {row["version"]: row for row in model_versions.overview(client, name)}
+    versions = {summary.version: summary for summary in model_versions.summarize(client, name)}
     rows = []
-    for model, m in metrics.items():
-        judged = verdict.models[model]
-        now = known.get(str(judged.version), {"status": "not in the registry", "aliases": ""})
+    for model, values in metrics.items():
+        number = verdict.models[model].version
+        summary = versions.get(number)
+        status = summary.status if summary else "not in the registry"
+        aliases = summary.aliases if summary else []
         rows.append(
             [
                 model,
-                f"{m['top1']:.2%}",
-                f"{m['macro_f1']:.4f}",
-                f"{m['min_class_recall']:.2%}",
-                f"{m['ece']:.4f}",
-                str(judged.version),
-                Text(now["status"], "green" if now["status"] == "passed" else "red"),
-                now["aliases"] or "-",
+                f"{values['top1']:.2%}",
+                f"{values['macro_f1']:.4f}",
+                f"{values['min_class_recall']:.2%}",
+                f"{values['ece']:.4f}",
+                str(number),
+                Text(status, "green" if status == "passed" else "red"),
+                ", ".join(aliases) or "-",
             ]
         )
-    table(
-        f"{name} on the test split",
-        ["model", "top-1", "macro F1", "worst class", "ECE", "version", "gates", "alias"],
-        rows,
+    columns = ["model", "top-1", "macro F1", "worst class", "ECE", "version", "gates", "alias"]
+    print_table(f"{name} on the test split", columns, rows)
+    echo(
+        f"pictures: {reports / 'figures'}, data/augmented/preview.png; curves and confusion: dvc "
+        "plots show; MLflow: make ui"
     )
-    best = max((v for v in verdict.models if verdict.models[v].passed), key=lambda v: metrics[v]["top1"], default=None)
-    say(f"pictures: {reports / 'figures'}, data/augmented/preview.png; curves and confusion: dvc plots show; MLflow: make ui")
-    if best and params.promote.alias not in known.get(str(verdict.models[best].version), {}).get("aliases", "").split(", "):
-        say(f'next: python -m pipelines.promote --version {verdict.models[best].version} --reason "..."')
+    passed = [model for model in verdict.models if verdict.models[model].passed]
+    if not passed:
+        return
+    best = verdict.models[max(passed, key=lambda model: metrics[model]["top1"])].version
+    if best not in versions or params.promote.alias not in versions[best].aliases:
+        echo(f'next: python -m pipelines.promote --version {best} --reason "..."')
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reports", type=Path, default=Path("reports"), help="folder with what evaluate wrote")
+    parser.add_argument(
+        "--reports", type=Path, default=Path("reports"), help="folder with what evaluate wrote"
+    )
     run(parser.parse_args(argv).reports)
 
 

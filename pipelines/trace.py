@@ -1,43 +1,53 @@
-"""Shows how a registered version was made, and checks what of it can be made again. (for a person)"""
+"""Show how a registered version was made, and check what can be rebuilt of it. (for users)"""
 
 from __future__ import annotations
 
 import argparse
 
-from components.console import launch, say, table
+from components.console import echo, launch, print_table
 from components.errors import UserError
 from components.registry import lineage
 from components.tracking import store
 
 
 def run(reference: str, check: bool) -> bool:
-    """Prints the lineage of `name@alias` or `name/version`; with `check`, rebuilds what can be rebuilt.
+    """Print the lineage of a version.
 
-    Returns whether nothing that was checked differs.
+    Args:
+        reference: `name@alias` or `name/version`.
+        check: Also compare the lineage with the commit and with the data that DVC has for it.
+
+    Returns:
+        False if something that was checked differs or the check could not be made.
 
     Raises:
-        UserError: there is no such version.
+        UserError: The version does not exist, or Kiln did not register it.
     """
-    made = lineage.of(store.connect(), reference)
-    table(reference, ["", "how it was made"], made.rows())
-    say("to make it again:")
-    for command in made.commands():
-        say(f"  {command}")
+    version_lineage = lineage.get_lineage(store.connect(), reference)
+    print_table(reference, ["", "how it was made"], version_lineage.table_rows())
+    echo("to make it again:")
+    for command in version_lineage.rebuild_commands():
+        echo(f"  {command}")
     if not check:
         return True
     try:
-        results = lineage.check(made)
+        results = lineage.check(version_lineage)
     except UserError as error:
-        say(f"trace: {error}")
+        echo(f"trace: {error}")
         return False
-    table("checked against the commit", ["fact", "", "found"], results)
-    return all(outcome != lineage.DIFFERS for _, outcome, _ in results)
+    rows = [[result.fact, result.outcome, result.found] for result in results]
+    print_table("checked against the commit", ["fact", "", "found"], rows)
+    return all(result.outcome != lineage.DIFFERS for result in results)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("reference", help="name@alias or name/version")
-    parser.add_argument("--check", action="store_true", help="check out the commit and compare what can be had of it")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="check out the commit and compare what can be had of it",
+    )
     args = parser.parse_args(argv)
     if not run(args.reference, args.check):
         raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""Augmented data -> models/M: one model of params train.models, data-parallel on Ray, tracked in MLflow. (stage)"""
+"""Augmented data -> models/M: one model of params train.models, trained on Ray. (stage)"""
 
 from __future__ import annotations
 
@@ -9,145 +9,209 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components import provenance
-from components.console import launch, say
+from components.console import echo, launch
 from components.errors import UserError
 from components.files import RETENTION_DAYS, exclusive_lock, stale_paths, write_bytes
-from components.params import Train, load_params
+from components.params import PARAMS_FILE, Params, load_params
 from components.paths import STATE
-from components.ray_session import nodes, shared_storage
-from components.ray_session.session import Request, check_local, device_for, starting
-from components.records.training import TrainResult
-from components.training.plan import Plan, plan
+from components.ray_session.resources import (
+    WorkerRequest,
+    check_local_capacity,
+    choose_device,
+)
+from components.ray_session.session import is_cluster, session
+from components.records.training import Epoch, TrainResult
+from components.training.plan import TrainingPlan, make_plan
 
 if TYPE_CHECKING:
-    from components.orchestration.job import Job
+    from components.orchestration.job import TrainedModel, TrainingJob
 
 
-def run(model: str, train: Path, val: Path, out: Path) -> None:
-    """Trains `model` and writes `weights.safetensors`, `history.csv` and, last, `result.json` into `out`.
+def run(model: str, train: Path, val: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
+    """Train `model` and write `weights.safetensors`, `history.csv` and `result.json` into `out`.
 
-    A training of the same fingerprint that was interrupted is continued, in the same MLflow run.
+    `result.json` is written last. A training of the same fingerprint that was interrupted is
+    continued, in the same MLflow run.
 
     Raises:
-        UserError: before any work, for parameters, data, workers or a tracking server that do not fit, or while another
-            process trains into `out`.
-        KeyboardInterrupt: interrupted; a checkpoint keeps what was done.
+        UserError: before any work, for parameters, data, workers or a tracking server that do
+            not fit, or while another process trains into `out`.
+        KeyboardInterrupt: interrupted; the state is in a checkpoint.
     """
-    params = load_params()
-    with exclusive_lock(STATE / "locks" / f"train-{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}", str(out)):
-        wanted = plan(params, model, train, val)
-        request = Request(params.train.workers[0], params.train.cpus_per_worker)
-        check_local(request)
-        returned = _train(wanted, params.train, request, params.register_.name, params.seed)
-        result = TrainResult(
-            model=model,
-            parameters=returned["parameters"],
-            sha256=hashlib.sha256(returned["weights"]).hexdigest(),
-            fingerprint=wanted.fingerprint,
-            data=wanted.digests,
-            micro_batches=params.train.micro_batches(model),
-            global_batch_size=params.train.batch_size(model),
-            device=returned["device"],
-            precision=returned["precision"],
-            recipe=wanted.facts["recipe"],
-            seed=params.seed,
-            best=returned["best"],
+    params = load_params(params_file)
+    with exclusive_lock(_lock_path(out), str(out)):
+        plan = make_plan(params, model, train, val)
+        request = WorkerRequest(params.train.workers[0], params.train.cpus_per_worker)
+        check_local_capacity(request)
+        job, trained = _train(plan, params, request)
+        _write_outs(out, plan, job, trained)
+        job.checkpoint_store().clear()
+    for path in stale_paths((STATE / "runs").glob("*")):
+        shutil.rmtree(path, ignore_errors=True)
+        echo(
+            f"train@{model}: removed the checkpoints of {path.name[:12]}: not continued for "
+            f"{RETENTION_DAYS} days"
         )
-        write_bytes(out / "weights.safetensors", returned["weights"])
-        import pandas as pd  # half a second that would come before the first step
-
-        history = pd.DataFrame([row.model_dump() for row in returned["history"]])
-        write_bytes(out / "history.csv", history.to_csv(index=False).encode())
-        result.write(out / "result.json")
-        returned["checkpoints"].clear()
-        for path in stale_paths((STATE / "runs").glob("*")):
-            shutil.rmtree(path, ignore_errors=True)
-            say(f"train@{model}: removed the checkpoints of {path.name[:12]}: nobody went on with it for {RETENTION_DAYS} days")
 
 
-def _train(wanted: Plan, settings: Train, request: Request, experiment: str, seed: int) -> dict[str, Any]:
-    """What rank 0 returned, with the `device` and where the `checkpoints` are, which may go once the outs are safe."""
-    label = f"train@{wanted.model}"
-    # Ray and its workers need as long as what is imported here.
-    with starting(settings.workers[1], request.threads) as connect:
+def _lock_path(out: Path) -> Path:
+    return STATE / "locks" / f"train-{_digest(str(out.resolve()))}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write_outs(out: Path, plan: TrainingPlan, job: TrainingJob, trained: TrainedModel) -> None:
+    write_bytes(out / "weights.safetensors", trained.weights)
+    write_bytes(out / "history.csv", _to_csv(trained.history))
+    result = TrainResult(
+        model=plan.model,
+        parameters=trained.parameters,
+        sha256=hashlib.sha256(trained.weights).hexdigest(),
+        fingerprint=plan.fingerprint,
+        data=plan.digests,
+        micro_batches=job.micro_batches,
+        global_batch_size=job.global_batch,
+        device=job.device,
+        precision=trained.precision,
+        recipe=plan.settings["recipe"],
+        seed=job.seed,
+        best=trained.best,
+    )
+    result.write(out / "result.json")
+
+
+def _to_csv(history: list[Epoch]) -> bytes:
+    import pandas as pd  # takes half a second, which would delay the first step
+
+    frame = pd.DataFrame([row.model_dump() for row in history])
+    return frame.to_csv(index=False).encode()
+
+
+def _train(
+    plan: TrainingPlan, params: Params, request: WorkerRequest
+) -> tuple[TrainingJob, TrainedModel]:
+    """Train on Ray and record the training as an MLflow run."""
+    label = f"train@{plan.model}"
+    settings = params.train
+    with session() as where:
+        # Imported here: a local Ray goes on starting meanwhile.
+        from components.orchestration.checkpoints import read_marker, write_marker
         from components.orchestration.follower import Follower
-        from components.tracking import store
-        from components.tracking.runs import FINGERPRINT, data_tags, training_run
-
-        client = store.connect()
-        tags = data_tags(wanted.digests) | provenance.git_state() | provenance.environment() | {FINGERPRINT: wanted.fingerprint}
-        tags["kiln.num_workers"] = " to ".join(str(n) for n in sorted(set(settings.workers)))
-        from components.orchestration import checkpoints
         from components.orchestration.trainer import fit
         from components.ray_session.network_interface import use_cluster_interface
+        from components.tracking import runs, store
+        from components.tracking.training_run import open_training_run
 
-        where = connect()
-        job, remember = _job(wanted, settings, request, seed)
-        say(
-            f"{label}: {wanted.network.architecture} on {where}, {tags['kiln.num_workers']} workers ({job.device}), "
-            f"global batch {job.global_batch}, fingerprint {wanted.fingerprint[:12]}"
+        client = store.connect()
+        job, remember_precision = _make_job(plan, params, request)
+        worker_counts = " to ".join(str(n) for n in sorted(set(settings.workers)))
+        echo(
+            f"{label}: {plan.network.architecture} on {where}, {worker_counts} workers "
+            f"({job.device}), global batch {job.global_batch}, fingerprint {plan.fingerprint[:12]}"
         )
-        # The checkpoints' place remembers the MLflow run that they belong to, one for each store.
-        place, here = job.open_store(), f"mlflow-{hashlib.sha256(store.uri().encode()).hexdigest()[:16]}"
-        resume = checkpoints.note(place, here)
-        with training_run(client, experiment, wanted.model, wanted.facts, tags, wanted.inputs, resume) as tracked:
-            checkpoints.note(place, here, tracked.run_id)
-            follower = Follower(label, wanted.recipe.epochs, tracked, remember)
-            with follower:
-                returned = fit(
+        tags = runs.data_tags(plan.digests) | provenance.git_state() | provenance.environment()
+        tags |= {runs.FINGERPRINT_TAG: plan.fingerprint, "kiln.num_workers": worker_counts}
+        # The MLflow run of this training is stored beside its checkpoints, one for each store.
+        checkpoints = job.checkpoint_store()
+        marker = f"mlflow-{_digest(store.get_uri())}"
+        with open_training_run(
+            client,
+            params.register_.name,
+            plan.model,
+            plan.settings,
+            tags,
+            plan.inputs,
+            read_marker(checkpoints, marker),
+        ) as run:
+            write_marker(checkpoints, marker, run.run_id)
+            with Follower(label, plan.recipe.epochs, run, remember_precision) as follower:
+                trained = fit(
                     job,
                     max_failures=settings.max_failures,
                     start_timeout_s=settings.start_timeout_s,
                     on_event=follower,
                     prepare=use_cluster_interface,
                 )
-            follower.end(returned["history"], returned["best"])
-    if tracked.spooled:
-        say(f"{label}: warning: {store.shown()} stopped answering; {tracked.spooled} keeps what it lacks")
-    return returned | {"device": job.device, "checkpoints": place}
+            follower.finish(trained.history, trained.best)
+    if run.spooled:
+        echo(
+            f"{label}: warning: {store.get_redacted_uri()} stopped answering; "
+            f"{run.spooled} keeps what it lacks"
+        )
+    return job, trained
 
 
-def _job(wanted: Plan, settings: Train, request: Request, seed: int) -> tuple[Job, Callable[[str], None]]:
-    """The training as the connected cluster can do it, and what remembers the probe's choice of precision.
+def _make_job(
+    plan: TrainingPlan, params: Params, request: WorkerRequest
+) -> tuple[TrainingJob, Callable[[str], None]]:
+    """Return the job for the connected cluster, and a function that stores a probed precision.
 
     Raises:
-        UserError: it cannot.
+        UserError: the cluster cannot run it.
     """
-    from components.orchestration.job import make_job
+    from components.orchestration.job import TrainingJob
+    from components.ray_session.nodes import node_scratch
+    from components.ray_session.shared_storage import resolve_checked
+    from components.ray_session.split_distribution import distribute_splits
     from components.training import precision_cache
 
-    device = device_for(request, settings.device)
+    settings = params.train
+    device = choose_device(request, settings.device)
     if settings.precision == "fp16" and device == "cpu":
-        raise UserError("train.precision is fp16, which needs a GPU; on a CPU use auto, fp32 or bf16")
+        raise UserError(
+            "train.precision is fp16, which needs a GPU; on a CPU use auto, fp32 or bf16"
+        )
+    # On one machine the first probe's choice stands: a stopwatch must not decide whether the
+    # same commit gives the same model.
     machine = os.environ.get("RAY_ADDRESS") or provenance.cpu_model()
-    situation = precision_cache.situation(wanted.network.model_dump(mode="json"), wanted.facts["train"], device, machine)
-    memory = STATE / "precision.json"
-    job = make_job(
-        wanted,
-        settings,
-        seed,
+    network = plan.network.model_dump(mode="json")
+    cache = STATE / "precision.json"
+    cache_key = precision_cache.key(network, plan.settings["train"], device, machine)
+    precision: str = settings.precision
+    if precision == "auto":
+        precision = precision_cache.load(cache, cache_key)
+    fewest, most = settings.workers
+    job = TrainingJob(
+        network=plan.network,
+        recipe=plan.recipe,
+        train_data=plan.train_data.resolve(),
+        val_data=plan.val_data.resolve(),
+        workers=fewest if fewest == most else (fewest, most),
+        cpus_per_worker=settings.cpus_per_worker,
         device=device,
-        precision=precision_cache.recall(memory, situation) if settings.precision == "auto" else settings.precision,
-        storage=shared_storage.ready(),
-        locate=nodes.provide(list(wanted.data.values()), settings.cpus_per_worker).at,
-        scratch=nodes.scratch if os.environ.get("RAY_ADDRESS") else partial(Path, STATE),
+        global_batch=settings.global_batch_size_of(plan.model),
+        micro_batches=settings.num_micro_batches(plan.model),
+        seed=params.seed,
+        precision=precision,
+        fingerprint=plan.fingerprint,
+        storage=resolve_checked(),
+        checkpoint=settings.checkpoint,
+        watchdog_s=settings.watchdog_s,
+        images=settings.images,
+        locate=distribute_splits([plan.train_data, plan.val_data], settings.cpus_per_worker).locate,
+        scratch=node_scratch if is_cluster() else partial(Path, STATE),
         placement=request.placement,
         accelerator=request.accelerator,
     )
-    return job, lambda chosen: precision_cache.remember(memory, situation, chosen)
+    return job, partial(precision_cache.store, cache, cache_key)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
+    )
     parser.add_argument("--model", required=True, help="a name in params train.models")
     parser.add_argument("--train", type=Path, required=True, help="the augmented training split")
     parser.add_argument("--val", type=Path, required=True, help="the validation split")
-    parser.add_argument("--out", type=Path, required=True, help="folder for weights, history and result")
+    parser.add_argument("--out", type=Path, required=True, help="folder for weights and result")
     args = parser.parse_args(argv)
-    run(args.model, args.train, args.val, args.out)
+    run(args.model, args.train, args.val, args.out, args.params)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Accelerate: `Accelerator.prepare` around a plain loop, two processes on the CPU under torchrun."""
+"""Accelerate: a plain loop with `Accelerator.prepare`, two CPU ranks: `WORKLOAD RESULT SEED`."""
 
 from __future__ import annotations
 
@@ -6,33 +6,40 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from benchmarks.contenders.common import Rate, arguments, loss_of, report, top1
+from benchmarks.contenders.common import (
+    EpochTimer,
+    compute_loss,
+    evaluate_top1,
+    parse_arguments,
+    write_result,
+)
 
 
 def main() -> None:
-    work, result = arguments()
+    workload, result = parse_arguments()
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == work.processes, accelerator.state
-    data = work.dataset("train")
-    bare = work.model()
-    # The schedule counts global steps; a prepared one would be stepped once per process.
-    optimizer, schedule = work.optimiser(bare)
-    loader = DataLoader(data, batch_size=work.global_batch // work.processes, shuffle=True)
-    model, prepared, loader = accelerator.prepare(bare, optimizer, loader)
-    torch.manual_seed(work.seed + accelerator.process_index)
-    rate = Rate(len(data))
-    for _ in range(work.epochs):
+    assert accelerator.num_processes == workload.processes, accelerator.state
+    data = workload.load_dataset("train")
+    bare = workload.build_model()
+    # The schedule counts global steps; Accelerate would step a prepared one once per process.
+    optimizer, schedule = workload.build_optimizer(bare)
+    loader = DataLoader(data, batch_size=workload.global_batch // workload.processes, shuffle=True)
+    model, optimizer, loader = accelerator.prepare(bare, optimizer, loader)
+    torch.manual_seed(workload.seed + accelerator.process_index)
+    timer = EpochTimer(len(data))
+    for _ in range(workload.epochs):
         model.train()
-        rate.begin()
+        timer.start()
         for images, labels in loader:
-            prepared.zero_grad()
-            accelerator.backward(loss_of(model, images, labels))
-            prepared.step()
+            optimizer.zero_grad()
+            accelerator.backward(compute_loss(model, images, labels))
+            optimizer.step()
             schedule.step()
-        rate.end()
+        timer.stop()
     if accelerator.is_main_process:
-        report(result, {"images_per_s": rate.value(), "test_top1": top1(bare, work)})
+        top1 = evaluate_top1(bare, workload)
+        write_result(result, {"images_per_s": timer.images_per_s(), "test_top1": top1})
     accelerator.end_training()
 
 

@@ -1,32 +1,36 @@
-"""What contenders share, so that they differ in nothing but how they train."""
+"""Code that contenders share, so that they differ only in the way they train."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.model import CaseResult
 from components.data.format.shards import read_manifest, read_split
-from components.models import BUILDERS
+from components.models.architectures import BUILDERS
 from components.params import Recipe
 from components.records.training import Network
-from components.training.optimizers import build_optimizer, build_schedule
-from components.training.plan import describe
+from components.training.optimizers import build_optimizer
+from components.training.plan import describe_network
+from components.training.schedules import build_schedule
 
 
 @dataclass(frozen=True)
-class Work:
-    """One training, the same for all. `data` has the splits; `global_batch` is over `processes` of one thread each."""
+class Workload:
+    """One training, the same for every contender.
+
+    `data` is a folder with the splits. `global_batch` is shared among `processes` of one thread
+    each.
+    """
 
     data: str
     architecture: str
@@ -37,10 +41,13 @@ class Work:
     width: int | None = None
     seed: int = 0
 
-    def write(self, path: Path) -> Path:
+    def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self)))
-        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Workload:
+        return cls(**json.loads(path.read_text()))
 
     @property
     def recipe(self) -> Recipe:
@@ -57,102 +64,112 @@ class Work:
             }
         )
 
+    @property
     def network(self) -> Network:
         train, val = (read_manifest(Path(self.data) / split) for split in ("train", "val"))
-        return describe(self.recipe, train, val)
+        return describe_network(self.recipe, train, val)
 
-    def model(self) -> nn.Module:
-        """The bare network, from normalised `float (N, C, H, W)` to logits."""
-        torch.manual_seed(self.seed)
-        network = self.network()
-        return BUILDERS[self.architecture](network.shape[2], len(network.classes), self.width)
-
-    def dataset(self, split: str) -> TensorDataset:
-        """`float (N, C, H, W)`, normalised once, and labels: the fastest that a DataLoader over arrays is given."""
-        images, _ = read_split(Path(self.data) / split)
-        channels = self.network().channels
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (channels.mean, channels.std))
-        pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float()
-        return TensorDataset(((pixels - mean) / std).contiguous(), torch.from_numpy(images.labels))
-
+    @property
     def steps_per_epoch(self) -> int:
         return -(-read_manifest(Path(self.data) / "train").rows // self.global_batch)
 
-    def optimiser(self, model: nn.Module) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR]:
-        """SGD with Nesterov momentum, warm-up and cosine: Kiln's own, for everyone."""
+    def build_model(self) -> nn.Module:
+        """Build the bare network: normalised `float (N, C, H, W)` to logits."""
+        torch.manual_seed(self.seed)
+        network = self.network
+        return BUILDERS[self.architecture](network.shape[2], len(network.classes), self.width)
+
+    def load_dataset(self, split: str) -> TensorDataset:
+        """Load images as `float (N, C, H, W)`, normalised once, with their labels.
+
+        A DataLoader over arrays cannot be given anything faster.
+        """
+        images, _ = read_split(Path(self.data) / split)
+        channels = self.network.channels
+        mean = torch.tensor(channels.mean).view(1, -1, 1, 1)
+        std = torch.tensor(channels.std).view(1, -1, 1, 1)
+        pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float()
+        return TensorDataset(((pixels - mean) / std).contiguous(), torch.from_numpy(images.labels))
+
+    def build_optimizer(
+        self, model: nn.Module
+    ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR]:
+        """Build Kiln's SGD with Nesterov momentum, and its schedule: warm-up and half cosine."""
         optimizer = build_optimizer(model, self.recipe)
-        return optimizer, build_schedule(optimizer, self.recipe, self.steps_per_epoch())
+        return optimizer, build_schedule(optimizer, self.recipe, self.steps_per_epoch)
 
 
-def arguments() -> tuple[Work, Path]:
-    """From `WORK.json RESULT.json SEED`, the first three words."""
-    work = json.loads(Path(sys.argv[1]).read_text())
-    return Work(**{**work, "seed": int(sys.argv[3])}), Path(sys.argv[2])
+def parse_arguments() -> tuple[Workload, Path]:
+    """Return the workload, with its seed, and the result file: `WORKLOAD RESULT SEED`."""
+    workload = Workload.read(Path(sys.argv[1]))
+    return replace(workload, seed=int(sys.argv[3])), Path(sys.argv[2])
 
 
-def flipped(images: Tensor) -> Tensor:
-    """Half of a batch `(N, C, H, W)`, each image by its own coin."""
-    coins = torch.rand(len(images), 1, 1, 1) < 0.5
-    return torch.where(coins, images.flip(-1), images)
+def write_result(path: Path, values: dict[str, float], notes: list[str] | None = None) -> None:
+    """Write the result file for the harness."""
+    path.write_text(json.dumps(asdict(CaseResult(values, notes or []))))
 
 
-class Rate:
-    """Images per second of the steps of all epochs but the first, which pays for what happens once."""
+class EpochTimer:
+    """Measures the rate of the training steps, epoch by epoch."""
 
     def __init__(self, rows: int) -> None:
-        self.rows, self.seconds = rows, [0.0] * 0
+        self.rows = rows
+        self.seconds: list[float] = []
+        self.started = 0.0
 
-    def begin(self) -> None:
-        self.begun = time.perf_counter()
+    def start(self) -> None:
+        self.started = time.perf_counter()
 
-    def end(self) -> None:
-        self.seconds.append(time.perf_counter() - self.begun)
+    def stop(self) -> None:
+        self.seconds.append(time.perf_counter() - self.started)
 
-    def value(self) -> float:
-        return steady(self.rows, self.seconds)
+    def images_per_s(self) -> float:
+        return steady_rate(self.rows, self.seconds)
 
 
-def steady(rows: int, seconds: list[float]) -> float:
+def steady_rate(rows: int, seconds: list[float]) -> float:
+    """Return the images per second of all epochs but the first, which includes one-time work.
+
+    Args:
+        rows: images of one epoch.
+        seconds: duration of each epoch. A single one counts.
+    """
     later = seconds[1:] or seconds
     return rows * len(later) / sum(later)
 
 
-@torch.inference_mode()
-def top1(model: nn.Module, work: Work) -> float:
-    """On the test split, in fp32, of a bare network."""
-    images, labels = work.dataset("test").tensors
-    model.eval()
-    correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True))
-    return correct / len(labels)
+def flip_randomly(images: Tensor) -> Tensor:
+    """Flip each image of a batch `(N, C, H, W)` horizontally with probability 0.5."""
+    flip = torch.rand(len(images), 1, 1, 1) < 0.5
+    return torch.where(flip, images.flip(-1), images)
 
 
-def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(model(flipped(images)), labels)
+def compute_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of randomly flipped images."""
+    return F.cross_entropy(model(flip_randomly(images)), labels)
 
 
-TRAIN = "-m pipelines.train --model cnn --train data/prepared/train --val data/prepared/val --out models/cnn"
-
-
-def importing(*folders: Path) -> dict[str, str]:
-    """The environment of a process that imports from these folders first."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])}
-
-
-def plain_epoch(
+def train_epoch(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    """The steps that everyone writes."""
+    """Train one epoch with the usual PyTorch loop."""
     for images, labels in loader:
         optimizer.zero_grad()
-        loss_of(model, images, labels).backward()
+        compute_loss(model, images, labels).backward()
         optimizer.step()
         schedule.step()
 
 
-def report(result: Path, values: dict[str, float], notes: list[str] | None = None) -> None:
-    """Leaves figures for the harness."""
-    payload: dict[str, Any] = {"values": values, "notes": notes or []}
-    result.write_text(json.dumps(payload))
+@torch.inference_mode()
+def evaluate_top1(model: nn.Module, workload: Workload) -> float:
+    """Return the top-1 accuracy of a bare network on the test split, in fp32."""
+    images, labels = workload.load_dataset("test").tensors
+    model.eval()
+    correct = 0
+    for batch, targets in zip(images.split(500), labels.split(500), strict=True):
+        correct += int((model(batch).argmax(1) == targets).sum())
+    return correct / len(labels)

@@ -1,7 +1,8 @@
-"""Kiln's step for ResNet-18 at 32 x 32 beside its convolutions alone, forward and backward: `BATCH SWEEPS RESULT`.
+"""Kiln's step for ResNet-18 at 32 x 32 and its convolutions alone: `BATCH SWEEPS RESULT`.
 
-Convolutions run in the layout and precision of the step, in the network's order, each on tensors of its own; what else the
-step does is batch norm, activations, casts, loss, the exchange and the optimiser.
+The convolutions run forward and backward in the layout, precision and order of the step, each on
+tensors of its own. The rest of the step is batch norm, activations, casts, the loss, the exchange
+of gradients and the optimizer.
 """
 
 from __future__ import annotations
@@ -11,51 +12,101 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contenders.common import report
-from benchmarks.contenders.stepping import endless, join, leave, make_stepper, noise, seconds_per_step
+from benchmarks.contenders.common import write_result
+from benchmarks.contenders.stepping import (
+    iterate_steps,
+    join_group,
+    leave_group,
+    make_random_images,
+    make_stepper,
+    measure_step_s,
+)
 
 
 def main() -> None:
-    batch, sweeps, result = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    batch = int(sys.argv[1])
+    sweeps = int(sys.argv[2])
+    result = Path(sys.argv[3])
     torch.set_num_threads(1)
-    rank, world = join()
-    network, images, recipe = noise("resnet18", 32, 2 * batch)
+    rank, world = join_group()
+    network, images, recipe = make_random_images("resnet18", 32, 2 * batch)
     stepper = make_stepper(network, images, recipe, batch, world)
     precision = stepper.state.precision
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    sweep = bare(stepper.state.model, torch.from_numpy(images.pixels[: batch // world]), dtype)
-    steps = endless(stepper)
-    seconds_per_step(steps, 1)
+    pixels = torch.from_numpy(images.pixels[: batch // world])
+    sweep = make_convolution_sweep(stepper.state.model, pixels, dtype)
+    steps = iterate_steps(stepper)
+    measure_step_s(steps, 1)
     sweep()
-    whole, alone = [], []
+    step_times = []
+    sweep_times = []
     for _ in range(sweeps):
-        whole.append(seconds_per_step(steps, 1))
+        step_times.append(measure_step_s(steps, 1))
         start = time.perf_counter()
         sweep()
-        alone.append(time.perf_counter() - start)
+        sweep_times.append(time.perf_counter() - start)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        seconds_per_step(steps, 1)
+        measure_step_s(steps, 1)
     if rank == 0:
-        step_s, convolutions_s = statistics.median(whole), statistics.median(alone)
-        values = {"images_per_s": batch / step_s, "step_s": step_s, "convolutions_s": convolutions_s}
-        report(result, values, [f"precision {precision}", "", *_table(profiled)])
-    leave()
+        step_s = statistics.median(step_times)
+        values = {
+            "images_per_s": batch / step_s,
+            "step_s": step_s,
+            "convolutions_s": statistics.median(sweep_times),
+        }
+        write_result(result, values, [f"precision {precision}", "", *_format_profile(profiled)])
+    leave_group()
 
 
-def bare(model: nn.Module, pixels: Tensor, dtype: torch.dtype) -> Callable[[], None]:
-    """A function that runs every convolution of `model` for this batch, forward and backward."""
-    found: list[tuple[nn.Conv2d, Any]] = []
+def make_convolution_sweep(
+    model: nn.Module, pixels: Tensor, dtype: torch.dtype
+) -> Callable[[], None]:
+    """Return a function that runs every convolution of `model` forward and backward.
+
+    Inputs and gradients are random, with the shapes that the batch `pixels` gives them.
+    """
+    convolutions = []
+    for n, (module, shape) in enumerate(_find_convolutions(model, pixels)):
+        x = _to_channels_last(torch.randn(shape), dtype)
+        # The first convolution reads the images, which need no gradient.
+        x.requires_grad_(n > 0)
+        weight = _to_channels_last(module.weight.detach(), dtype).requires_grad_()
+        out = F.conv2d(x, weight, None, module.stride, module.padding)
+        convolutions.append((module, x, weight, torch.randn_like(out)))
+
+    def sweep() -> None:
+        # Deterministic algorithms are Kiln's choice: they count as a cost of its step.
+        torch.set_deterministic_debug_mode("default")
+        for module, x, weight, gradient in convolutions:
+            out = F.conv2d(x, weight, None, module.stride, module.padding)
+            torch.autograd.grad(out, [t for t in (x, weight) if t.requires_grad], gradient)
+        torch.set_deterministic_debug_mode("error")
+
+    return sweep
+
+
+def _to_channels_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _find_convolutions(model: nn.Module, pixels: Tensor) -> list[tuple[nn.Conv2d, torch.Size]]:
+    """Return the convolutions of `model` in the order of its forward pass, with input shapes."""
+    convolutions: list[tuple[nn.Conv2d, torch.Size]] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        convolutions.append((module, inputs[0].shape))
+
     hooks = [
-        m.register_forward_hook(lambda m, inputs, _: found.append((m, inputs[0].shape)))
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d)
+        module.register_forward_hook(record)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
     ]
     training = model.training
     with torch.no_grad():
@@ -63,31 +114,18 @@ def bare(model: nn.Module, pixels: Tensor, dtype: torch.dtype) -> Callable[[], N
     model.train(training)
     for hook in hooks:
         hook.remove()
-    layout = torch.channels_last
-    prepared = []
-    for number, (module, shape) in enumerate(found):
-        x = torch.randn(shape).to(dtype).contiguous(memory_format=layout).requires_grad_(number > 0)  # nobody asks for images'
-        weight = module.weight.detach().to(dtype).contiguous(memory_format=layout).requires_grad_()
-        out = F.conv2d(x, weight, None, module.stride, module.padding)
-        prepared.append((x, weight, module, torch.randn_like(out)))
-
-    def sweep() -> None:
-        # What Kiln pays for determinism is the step's, not the machine's.
-        torch.use_deterministic_algorithms(False)
-        for x, weight, module, gradient in prepared:
-            out = F.conv2d(x, weight, None, module.stride, module.padding)
-            torch.autograd.grad(out, [t for t in (x, weight) if t.requires_grad], gradient)
-        torch.use_deterministic_algorithms(True)
-
-    return sweep
+    return convolutions
 
 
-def _table(profiled: profile) -> list[str]:
-    """Where one step's time goes, rank 0: the operators with the largest share."""
+def _format_profile(profiled: profile) -> list[str]:
+    """Return a table of the operators with the largest shares of one step of rank 0."""
     rows = sorted(profiled.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total = sum(row.self_cpu_time_total for row in rows)
     lines = ["| operator | share of the step | calls |", "|---|---|---|"]
-    return lines + [f"| `{row.key}` | {row.self_cpu_time_total / total:.1%} | {row.count} |" for row in rows[:14]]
+    return lines + [
+        f"| `{row.key}` | {row.self_cpu_time_total / total:.1%} | {row.count} |"
+        for row in rows[:14]
+    ]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Kiln's step with loading (from memory, from a disk) and augmentation, and the same on one batch made beforehand, in turns:
-`DATA BLOCKS RESULT`."""
+"""Cost of loading and augmentation in Kiln's step: `SPLITS BLOCKS RESULT`.
+
+Three steppers take turns in blocks: images from memory, images from a file on disk, and the same
+batch in every step without augmentation.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,66 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contenders.common import report
-from benchmarks.contenders.stepping import CPU, endless, fashion, join, leave, make_stepper, seconds_per_step
-from components.data.loading.image_stores import OnDisk
-from components.data.loading.sampling import epoch_batches
+from benchmarks.contenders.common import write_result
+from benchmarks.contenders.stepping import (
+    CPU,
+    iterate_steps,
+    join_group,
+    leave_group,
+    load_fashion_mnist,
+    make_stepper,
+    measure_step_s,
+)
+from components.data.loading.image_stores import DiskImages
+from components.data.loading.sampling import sample_batches
+from components.training.stepper import Stepper
 
-_BATCH, _STEPS = 256, 8
+_GLOBAL_BATCH = 256
+_STEPS_PER_BLOCK = 8
 
 
 def main() -> None:
-    data, blocks, result = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    splits = sys.argv[1]
+    blocks = int(sys.argv[2])
+    result = Path(sys.argv[3])
     torch.set_num_threads(1)
-    rank, world = join()
-    network, images, recipe = fashion(data, "cnn", flip=0.5, crop_padding=2)
-    loading = make_stepper(network, images, recipe, _BATCH, world)
-    bare = fashion(data, "cnn", flip=0.0, crop_padding=0)[2]
-    disk = OnDisk(Path(data) / "train", result.parent / "images", CPU, lambda: None)
-    streaming = make_stepper(network, disk, recipe, _BATCH, world)
-    made = make_stepper(network, images, bare, _BATCH, world, fixed=True)
-    streams = {"loading": endless(loading), "streaming": endless(streaming), "made": endless(made)}
+    rank, world = join_group()
+    steppers = _make_steppers(splits, result.parent / "images", world)
+    streams = {name: iterate_steps(stepper) for name, stepper in steppers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(blocks + 1):
         for name, steps in streams.items():
-            seconds[name].append(seconds_per_step(steps, _STEPS))
-    start = time.perf_counter()  # once per epoch, which the blocks are too short to show
-    loading.augmenter.begin(0, 1)
-    epoch_batches(torch.from_numpy(images.labels), _BATCH, 0, 1)
-    once = (time.perf_counter() - start) / loading.state.steps_per_epoch
-    each = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+            seconds[name].append(measure_step_s(steps, _STEPS_PER_BLOCK))
+    # The first block is warm-up.
+    step_s = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    epoch_start_s = _measure_epoch_start(steppers["loading"])
+    for name in ("loading", "streaming"):
+        step_s[name] += epoch_start_s
     if rank == 0:
-        rates = {f"{name}_images_per_s": _BATCH / (value + once * (name != "made")) for name, value in each.items()}
-        report(result, {"images_per_s": rates["loading_images_per_s"], **rates}, [f"precision {loading.state.precision}"])
-    leave()
+        values = {f"{name}_images_per_s": _GLOBAL_BATCH / value for name, value in step_s.items()}
+        values["images_per_s"] = values["loading_images_per_s"]
+        write_result(result, values, [f"precision {steppers['loading'].state.precision}"])
+    leave_group()
+
+
+def _make_steppers(splits: str, cache: Path, micro_batches: int) -> dict[str, Stepper]:
+    network, images, recipe = load_fashion_mnist(splits, "cnn", flip=0.5, crop_padding=2)
+    _, _, plain_recipe = load_fashion_mnist(splits, "cnn", flip=0.0)
+    disk = DiskImages(Path(splits) / "train", cache, CPU, lambda: None)
+    loading = make_stepper(network, images, recipe, _GLOBAL_BATCH, micro_batches)
+    streaming = make_stepper(network, disk, recipe, _GLOBAL_BATCH, micro_batches)
+    made = make_stepper(
+        network, images, plain_recipe, _GLOBAL_BATCH, micro_batches, constant_images=True
+    )
+    return {"loading": loading, "streaming": streaming, "made": made}
+
+
+def _measure_epoch_start(stepper: Stepper) -> float:
+    """Return the seconds of an epoch's random draws per step: the blocks are too short for them."""
+    start = time.perf_counter()
+    stepper.augmenter.begin_epoch(0, 1)
+    sample_batches(stepper.config.train.labels, _GLOBAL_BATCH, 0, 1)
+    return (time.perf_counter() - start) / stepper.state.steps_per_epoch
 
 
 if __name__ == "__main__":

@@ -1,83 +1,125 @@
-"""Seconds from the start of Kiln's train stage to its first optimiser step, and where they go: `CHECKOUT RESULT`."""
+"""Seconds from the start of Kiln's train stage to its first optimiser step: `CHECKOUT RESULT`.
+
+The result also has the duration of each phase on the way, and the time of all imports.
+"""
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.contenders.common import TRAIN, importing, report
+from benchmarks.contenders.common import write_result
+from benchmarks.contenders.tracing import (
+    FIT,
+    LOOP,
+    OPTIMIZER_STEP,
+    WORKER,
+    TraceEvent,
+    read_trace,
+    traced_environment,
+)
+from benchmarks.processes import TRAIN
 from components.paths import ROOT
 
-_STEP = "components.training.state.State.advance ends"
-_LIMIT_S = 300
+FIRST_STEP = f"{OPTIMIZER_STEP} ends"
+PHASES = {
+    "driver until ray.init": "ray.init begins",
+    "ray.init": "ray.init ends",
+    "until fit": f"{FIT} begins",
+    "until a worker runs": f"{WORKER} begins",
+    "until the loop": f"{LOOP} begins",
+    "until the first step": FIRST_STEP,
+}
+"""Phases in order of time, each with the event that ends it."""
+
+_TIMEOUT_S = 300
 
 
 def main() -> None:
-    checkout, result = Path(sys.argv[1]), Path(sys.argv[2])
+    checkout = Path(sys.argv[1])
+    result = Path(sys.argv[2])
     trace = result.parent / "trace.jsonl"
-    environment = importing(ROOT / "benchmarks" / "trace", checkout) | {"KILN_BENCH_TRACE": str(trace)}
-    begun = time.time()
-    with subprocess.Popen([sys.executable, *TRAIN.split()], cwd=checkout, env=environment) as process:
-        events: list[dict[str, Any]] = []
-        while not any(event["what"] == _STEP for event in events):
-            if process.poll() is not None or time.time() - begun > _LIMIT_S:
-                process.kill()
-                sys.exit(f"no optimiser step within {time.time() - begun:.0f} s")
-            time.sleep(0.2)
-            events = read(trace)
-        process.send_signal(signal.SIGINT)  # it keeps a checkpoint and ends
+    start = time.time()
+    with subprocess.Popen(TRAIN, cwd=checkout, env=traced_environment(trace, checkout)) as process:
+        events = _wait_for_first_step(process, trace, start)
+        process.send_signal(signal.SIGINT)  # the stage saves a checkpoint and ends
         process.wait(60)
-    first = next(event["t"] for event in events if event["what"] == _STEP)
-    report(result, {"seconds": first - begun, **phases(events, process.pid, begun)}, timeline(events, begun, first))
+    end = find_event(events, FIRST_STEP).time
+    values = {"seconds": end - start}
+    values |= measure_phases(events, start) | measure_imports(events, process.pid)
+    write_result(result, values, format_timeline(events, start, end))
 
 
-def read(trace: Path) -> list[dict[str, Any]]:
-    """Whole lines so far, in order of time."""
-    if not trace.exists():
-        return []
-    return sorted(
-        (json.loads(line) for line in trace.read_text().splitlines(True) if line.endswith("}\n")), key=lambda e: e["t"]
-    )
+def _wait_for_first_step(
+    process: subprocess.Popen[bytes], trace: Path, start: float
+) -> list[TraceEvent]:
+    while True:
+        events = read_trace(trace)
+        if any(event.name == FIRST_STEP for event in events):
+            return events
+        seconds = time.time() - start
+        if process.poll() is not None or seconds > _TIMEOUT_S:
+            process.kill()
+            sys.exit(f"no optimiser step within {seconds:.0f} s")
+        time.sleep(0.2)
 
 
-def phases(events: list[dict[str, Any]], driver: int, begun: float) -> dict[str, float]:
-    """The stretches of the way, one after the other, and imports of all processes together (they overlap)."""
-    marks = [
-        ("driver until ray.init", "ray.init begins"),
-        ("ray.init", "ray.init ends"),
-        ("until fit", "components.orchestration.trainer.fit begins"),
-        ("until a worker runs", "components.orchestration.worker.run begins"),
-        ("until the loop", "components.training.loop.train begins"),
-        ("until the first step", _STEP),
-    ]
-    found, last = {}, begun
-    for label, what in marks:
-        at = next((event["t"] for event in events if event["what"] == what), None)
-        if at is not None:
-            found[f"{label}, s"], last = at - last, at
-    imports: dict[int, float] = {}
+def find_event(events: Sequence[TraceEvent], name: str) -> TraceEvent:
+    """Return the first event of this name. Exit if there is none."""
     for event in events:
-        imports[event["pid"]] = max(imports.get(event["pid"], 0.0), event["imports"])
-    return found | {"imports of the driver, s": imports.get(driver, 0.0), "imports of all, s": sum(imports.values())}
+        if event.name == name:
+            return event
+    sys.exit(f"the trace has no event {name!r}")
 
 
-def timeline(events: list[dict[str, Any]], begun: float, end: float) -> list[str]:
-    """One row per event until the first step; `imports` are the process's own so far."""
-    names: dict[int, str] = {}
+def measure_phases(events: Sequence[TraceEvent], start: float) -> dict[str, float]:
+    """Return the seconds of each of `PHASES`. Their sum is the time to the first step."""
+    seconds = {}
+    for label, name in PHASES.items():
+        end = find_event(events, name).time
+        seconds[f"{label}, s"] = end - start
+        start = end
+    return seconds
+
+
+def measure_imports(events: Sequence[TraceEvent], driver: int) -> dict[str, float]:
+    """Return the import time of the driver (a process id) and of all processes together.
+
+    Processes import at the same time, so that the sum may exceed the time to the first step.
+    """
+    import_s: dict[int, float] = {}
     for event in events:
-        names.setdefault(event["pid"], f"{len(names) + 1}")
+        import_s[event.pid] = max(import_s.get(event.pid, 0.0), event.import_s)
+    return {
+        "imports of the driver, s": import_s.get(driver, 0.0),
+        "imports of all, s": sum(import_s.values()),
+    }
+
+
+def format_timeline(events: Sequence[TraceEvent], start: float, end: float) -> list[str]:
+    """Return a table of the events until `end`, with processes numbered in order of appearance."""
+    numbers: dict[int, int] = {}
+    for event in events:
+        numbers.setdefault(event.pid, len(numbers) + 1)
     lines = ["| s | process | imports, s | event |", "|---|---|---|---|"]
     for event in events:
-        if event["t"] <= end:
-            what = event["what"].replace(str(ROOT), "").replace(sys.executable, "python").replace("|", "/")
-            what = " ".join(Path(word).name if word.startswith("/") else word for word in what.split())
-            lines.append(f"| {event['t'] - begun:.2f} | {names[event['pid']]} | {event['imports']:.2f} | {what} |")
+        if event.time <= end:
+            seconds = event.time - start
+            lines.append(
+                f"| {seconds:.2f} | {numbers[event.pid]} | {event.import_s:.2f} "
+                f"| {_shorten(event.name)} |"
+            )
     return lines
+
+
+def _shorten(name: str) -> str:
+    """Remove the paths of this machine from an event's name, and `|`, which ends a table's cell."""
+    name = name.replace(str(ROOT), "").replace(sys.executable, "python").replace("|", "/")
+    return " ".join(Path(word).name if word.startswith("/") else word for word in name.split())
 
 
 if __name__ == "__main__":

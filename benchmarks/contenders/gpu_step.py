@@ -1,13 +1,18 @@
-"""Training steps on this machine's GPU (in a smoke run without one: its processor): `WAY ARCHITECTURE SIDE BATCH STEPS RESULT`.
+"""Training steps on a GPU, in several implementations.
 
-`kiln`: its own step, random images resident on the device; `shards`: the same from shards, through the node's disk; `plain`:
-what is written by hand for speed, bf16 and channels-last on one float batch made beforehand, cuDNN's choice free; `graph`: that
-as one CUDA graph.
+Arguments: `IMPLEMENTATION ARCHITECTURE SIDE BATCH STEPS RESULT`. Implementations:
+
+- `kiln`: Kiln's own step, on random images that are resident on the device;
+- `shards`: the same, on images read from shards through a file on the node's disk;
+- `plain`: a step optimised by hand, in bf16 and channels-last on one float batch made beforehand,
+  with a free choice of cuDNN's algorithms;
+- `graph`: the plain step captured as one CUDA graph.
+
+Without a GPU, in a smoke run, the steps run on the CPU.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -19,73 +24,81 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.contenders.common import report
-from benchmarks.contenders.stepping import CPU, endless, make_stepper, noise
+from benchmarks.contenders.common import write_result
+from benchmarks.contenders.stepping import CPU, iterate_steps, make_random_images, make_stepper
+from components.data.format.images import Images
 from components.data.format.shards import write_split
-from components.data.loading.image_stores import OnDisk, Resident
-from components.models import build
+from components.data.loading.image_stores import DiskImages, ImageStore, InMemoryImages
+from components.models.architectures import build
+from components.params import Recipe
 from components.records.training import Network
-from components.training.precision import autocast, settle
+from components.training.precision import autocast, synchronize
+from components.training.stepper import Stepper
 
-_WARM = 10
+_WARM_UP_STEPS = 10
 
 
 def main() -> None:
-    way, architecture, result = sys.argv[1], sys.argv[2], Path(sys.argv[6])
+    implementation, architecture = sys.argv[1:3]
     side, batch, count = map(int, sys.argv[3:6])
+    result = Path(sys.argv[6])
     device = torch.device("cuda", 0) if torch.cuda.is_available() else CPU
-    network, images, recipe = noise(architecture, side, batch * (8 if side > 64 else 64))
+    network, images, recipe = make_random_images(
+        architecture, side, batch * (8 if side > 64 else 64)
+    )
     notes: list[str] = []
-    if way in ("kiln", "shards"):
-        if way == "shards":
-            split = result.parent / "train"
-            write_split(split, "train", images, network.classes, 64)
-        pool = Resident(images, device) if way == "kiln" else OnDisk(split, result.parent / "cache", device, lambda: None)
-        stepper = make_stepper(network, pool, recipe, batch, 1, device=device)
+    if implementation in ("kiln", "shards"):
+        folder = result.parent if implementation == "shards" else None
+        stepper = _make_kiln_stepper(network, images, recipe, batch, device, folder)
         notes.append(f"precision {stepper.state.precision}")
-        steps = endless(stepper)
+        steps = iterate_steps(stepper)
 
         def step() -> None:
             next(steps)
     else:
-        step = plain(network, batch, device)
-        if way == "graph":
-            step = captured(step)
-    for _ in range(_WARM if device.type == "cuda" else 1):
+        step = make_plain_step(network, batch, device)
+        if implementation == "graph":
+            step = capture_graph(step)
+    for _ in range(_WARM_UP_STEPS if device.type == "cuda" else 1):
         step()
-    seconds = timed(step, count, device)
+    seconds = measure_seconds(step, count, device)
     values = {"images_per_s": batch * count / seconds, "step_s": seconds / count}
-    values["tflops"] = values["images_per_s"] * flops(network) / 1e12
+    values["tflops"] = values["images_per_s"] * count_flops(network) / 1e12
     if device.type == "cuda":
-        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            seconds = timed(step, count, device)
-        rows = profiled.key_averages()
-        values["busy"] = sum(row.self_device_time_total for row in rows) / 1e6 / seconds
-        top = sorted(rows, key=lambda row: -row.self_device_time_total)[:12]
-        notes += ["", "| kernel | ms a step |", "|---|---|"]
-        notes += [f"| `{row.key[:90]}` | {row.self_device_time_total / 1e3 / count:.3f} |" for row in top]
-    report(result, values, notes)
+        values["busy"], kernels = _profile_kernels(step, count, device)
+        notes += ["", *kernels]
+    write_result(result, values, notes)
 
 
-def timed(step: Callable[[], None], count: int, device: torch.device) -> float:
-    """Seconds of `count` steps, all their work done."""
-    settle(device)
-    start = time.perf_counter()
-    for _ in itertools.repeat(None, count):
-        step()
-    settle(device)
-    return time.perf_counter() - start
+def _make_kiln_stepper(
+    network: Network,
+    images: Images,
+    recipe: Recipe,
+    batch: int,
+    device: torch.device,
+    folder: Path | None,
+) -> Stepper:
+    """Make Kiln's stepper on resident images, or through shards that are written to `folder`."""
+    store: ImageStore = InMemoryImages(images, device)
+    if folder is not None:
+        write_split(folder / "train", "train", images, network.classes, 64)
+        store = DiskImages(folder / "train", folder / "cache", device, lambda: None)
+    return make_stepper(network, store, recipe, batch, 1, device=device)
 
 
-def plain(network: Network, batch: int, device: torch.device) -> Callable[[], None]:
-    """One step of the bare network, always on the same images."""
+def make_plain_step(network: Network, batch: int, device: torch.device) -> Callable[[], None]:
+    """Return a function that makes one step of the bare network, always on the same images."""
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-    model: nn.Module = build(network).network.to(device).to(memory_format=torch.channels_last).train()
+    model: nn.Module = build(network).network
+    model = model.to(device).to(memory_format=torch.channels_last).train()
     height, width, channels = network.shape
-    images = torch.randn(batch, channels, height, width, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(batch, channels, height, width, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=device) % len(network.classes)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    )
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -97,8 +110,12 @@ def plain(network: Network, batch: int, device: torch.device) -> Callable[[], No
     return step
 
 
-def captured(step: Callable[[], None]) -> Callable[[], None]:
-    """`step` as one CUDA graph, warmed up on a stream of its own (https://docs.pytorch.org/docs/stable/notes/cuda.html)."""
+def capture_graph(step: Callable[[], None]) -> Callable[[], None]:
+    """Return `step` as one CUDA graph.
+
+    It is warmed up on a side stream, as https://docs.pytorch.org/docs/stable/notes/cuda.html
+    requires.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -111,8 +128,36 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def flops(network: Network) -> float:
-    """Of one image's forward and backward; a multiplication and its addition are two."""
+def measure_seconds(step: Callable[[], None], count: int, device: torch.device) -> float:
+    """Return the seconds of `count` steps, until the device has finished them."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def _profile_kernels(
+    step: Callable[[], None], count: int, device: torch.device
+) -> tuple[float, list[str]]:
+    """Return the share of the time in which the GPU computes, and a table of its kernels."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        seconds = measure_seconds(step, count, device)
+    rows = profiled.key_averages()
+    busy_s = sum(row.self_device_time_total for row in rows) / 1e6
+    longest = sorted(rows, key=lambda row: -row.self_device_time_total)[:12]
+    lines = ["| kernel | ms a step |", "|---|---|"]
+    return busy_s / seconds, lines + [
+        f"| `{row.key[:90]}` | {row.self_device_time_total / 1e3 / count:.3f} |" for row in longest
+    ]
+
+
+def count_flops(network: Network) -> float:
+    """Return the operations of one image's forward and backward pass.
+
+    A multiplication and its addition count as two.
+    """
     model = build(network).train()
     images = torch.zeros(2, *network.shape, dtype=torch.uint8)
     with FlopCounterMode(display=False) as counter:

@@ -1,14 +1,14 @@
-"""Kiln's loop under Ray Train and under torchrun, both at work, one of them stopped at any moment: `WORK BLOCKS RESULT SEED`.
+"""Kiln's loop under Ray Train and under torchrun, in turns: `WORKLOAD TURNS RESULT SEED`.
 
-The machine's own pace changes by many times what they differ, from one second to the next where there are neighbours. So
-both are started and take turns of a second or two, in which all processes of the other are stopped (SIGSTOP), Ray's servants
-among them; and what counts are the steps that no neighbour disturbed, with their share beside it.
+The machine's own speed changes by many times the difference between the two, from one second to
+the next where other processes run. So both are started and take turns of 1.5 seconds, in which
+all processes of the other one are stopped (SIGSTOP), Ray's daemons included. The result compares
+the steps that no other process has slowed down, and has their share.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -20,120 +20,146 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.contenders.common import Work, importing, report
-from benchmarks.contenders.first_step import read
-from components.paths import ROOT
+from benchmarks.contenders.common import Workload, write_result
+from benchmarks.contenders.tracing import OPTIMIZER_STEP, read_trace, traced_environment
+from benchmarks.processes import contender_command, torchrun_command
 
-_STEP = "components.training.state.State.advance"
-_TURN_S, _SETTLE_S, _START_S, _FIRST_STEPS = 1.5, 0.3, 120, 10
-# A step that takes so many times as long as quick ones do was disturbed (neighbours double it, Ray's servants cost a few per
-# cent); between two that are further apart lies an epoch's validation.
-_DISTURBED, _PAUSE = 1.25, 4
-_QUICK = 0.2  # the share of steps that are called quick
+_TURN_S = 1.5
+_SETTLE_S = 0.3
+_START_TIMEOUT_S = 120
+_WARM_UP_STEPS = 10
+# A step is slowed down if it takes so many times as long as a quick one: another process on the
+# core doubles it, Ray's daemons cost a few per cent.
+_SLOW = 1.25
+# An interval this many times as long contains the validation at the end of an epoch.
+_PAUSE = 4
+# The quickest fifth of the steps is quick.
+_QUICK_QUANTILE = 0.2
 
 
 class Contender:
+    """A command that trains, with all the processes that it starts."""
+
     def __init__(self, command: Sequence[str], folder: Path) -> None:
         folder.mkdir(parents=True)
         self.trace = folder / "trace.jsonl"
-        environment = importing(ROOT / "benchmarks" / "trace") | {
-            "KILN_BENCH_TRACE": str(self.trace),
-            "KILN_BENCH_EVERY": _STEP,
-        }
+        environment = traced_environment(self.trace, every=OPTIMIZER_STEP)
         self.root = subprocess.Popen(command, env=environment)
-        self.family: list[psutil.Process] = []
+        self.processes: list[psutil.Process] = []
 
-    def steps(self) -> list[float]:
-        """When the first of the processes that train ended each of its steps."""
-        ends = [event for event in read(self.trace) if event["what"] == f"{_STEP} ends"]
-        return [event["t"] for event in ends if event["pid"] == ends[0]["pid"]]
+    def step_times(self) -> list[float]:
+        """Return the end of each optimiser step so far, as seen by one rank."""
+        name = f"{OPTIMIZER_STEP} ends"
+        ends = [event for event in read_trace(self.trace) if event.name == name]
+        return [event.time for event in ends if event.pid == ends[0].pid]
 
-    def ready(self) -> None:
-        until = time.monotonic() + _START_S
-        while len(self.steps()) < _FIRST_STEPS:
-            if self.root.poll() is not None or time.monotonic() > until:
+    def wait_until_training(self) -> None:
+        """Wait for the first steps. Exit if they do not come within two minutes."""
+        end = time.monotonic() + _START_TIMEOUT_S
+        while len(self.step_times()) < _WARM_UP_STEPS:
+            if self.root.poll() is not None or time.monotonic() > end:
                 sys.exit(f"{self.root.args!r} made no steps")
             time.sleep(0.5)
-        parent = psutil.Process(self.root.pid)
-        self.family = [parent, *parent.children(recursive=True)]
+        root = psutil.Process(self.root.pid)
+        self.processes = [root, *root.children(recursive=True)]
 
-    def hold(self) -> None:
-        for process in self.family:
+    def suspend(self) -> None:
+        for process in self.processes:
             process.suspend()
 
-    def turn(self) -> tuple[float, float]:
-        """Works for a moment; returns from when to when it is to be judged."""
-        for process in reversed(self.family):
+    def run_turn(self) -> tuple[float, float]:
+        """Let the contender train for one turn, and return the measurement window.
+
+        The window begins a moment after the processes have been resumed.
+        """
+        for process in reversed(self.processes):
             process.resume()
         time.sleep(_SETTLE_S)
-        begun = time.time()
+        begin = time.time()
         time.sleep(_TURN_S)
-        self.hold()
-        return begun, begun + _TURN_S
+        self.suspend()
+        return begin, begin + _TURN_S
 
-    def end(self) -> None:
-        for process in self.family:
+    def kill(self) -> None:
+        for process in self.processes:
             process.kill()
         self.root.kill()
         self.root.wait()
 
 
-def lengths(steps: Sequence[float], windows: Sequence[tuple[float, float]]) -> list[float]:
-    """Of the steps within one of the windows."""
-    pairs = itertools.pairwise(steps)
-    return [b - a for a, b in pairs if any(begin <= a and b <= end for begin, end in windows)]
+def step_durations(times: Sequence[float], windows: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the durations of the steps that lie completely within one of the windows."""
+    return [
+        end - begin
+        for begin, end in itertools.pairwise(times)
+        if any(window[0] <= begin and end <= window[1] for window in windows)
+    ]
 
 
-def compared(ray: Sequence[float], plain: Sequence[float]) -> dict[str, float]:
-    """Figures of the two from the lengths of their steps, in seconds."""
-    quick = sorted([*ray, *plain])[int(_QUICK * (len(ray) + len(plain)))]
-    whole = [[length for length in taken if length < _PAUSE * quick] for taken in (ray, plain)]
-    calm = [[length for length in taken if length < _DISTURBED * quick] for taken in whole]
+def compare(ray: Sequence[float], torchrun: Sequence[float]) -> dict[str, float]:
+    """Return the metrics of both contenders from the durations of their steps in seconds."""
+    quick = sorted([*ray, *torchrun])[int(_QUICK_QUANTILE * (len(ray) + len(torchrun)))]
+    ray_all = [step for step in ray if step < _PAUSE * quick]
+    torchrun_all = [step for step in torchrun if step < _PAUSE * quick]
+    ray_undisturbed = [step for step in ray_all if step < _SLOW * quick]
+    torchrun_undisturbed = [step for step in torchrun_all if step < _SLOW * quick]
+    step_s = statistics.fmean(ray_undisturbed)
+    torchrun_step_s = statistics.fmean(torchrun_undisturbed)
     return {
-        "step_s": statistics.fmean(calm[0]),
-        "torchrun_step_s": statistics.fmean(calm[1]),
-        "ratio": statistics.fmean(calm[1]) / statistics.fmean(calm[0]),
-        "undisturbed": len(calm[0]) / len(whole[0]),
-        "torchrun_undisturbed": len(calm[1]) / len(whole[1]),
-        "ratio_of_all": statistics.fmean(whole[1]) / statistics.fmean(whole[0]),
+        "step_s": step_s,
+        "torchrun_step_s": torchrun_step_s,
+        "ratio": torchrun_step_s / step_s,
+        "undisturbed": len(ray_undisturbed) / len(ray_all),
+        "torchrun_undisturbed": len(torchrun_undisturbed) / len(torchrun_all),
+        "ratio_of_all": statistics.fmean(torchrun_all) / statistics.fmean(ray_all),
     }
 
 
 @contextmanager
-def both(commands: Sequence[Sequence[str]], folder: Path) -> Iterator[list[Contender]]:
+def suspended_contenders(
+    commands: Sequence[Sequence[str]], folder: Path
+) -> Iterator[list[Contender]]:
+    """Start the commands one by one and suspend each once it trains. Kill all at the end."""
     contenders: list[Contender] = []
     try:
-        for n, command in enumerate(commands):
-            contenders.append(Contender(command, folder / str(n)))
-            contenders[-1].ready()
-            contenders[-1].hold()
+        for number, command in enumerate(commands):
+            contender = Contender(command, folder / str(number))
+            contenders.append(contender)
+            contender.wait_until_training()
+            contender.suspend()
         yield contenders
     finally:
         for contender in contenders:
-            contender.end()
+            contender.kill()
 
 
 def main() -> None:
-    file, blocks, result, seed = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-    work = replace(Work(**json.loads(file.read_text())), epochs=1000)  # they are ended, they do not end
-    wanted = work.write(result.parent / "work.json")
-
-    def words(module: str, name: str) -> list[str]:
-        return [f"benchmarks.contenders.{module}", str(wanted), str(result.parent / f"{name}.json"), seed]
-
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(work.processes), "--module"]
+    workload_file = Path(sys.argv[1])
+    turns = int(sys.argv[2])
+    result = Path(sys.argv[3])
+    seed = sys.argv[4]
+    # More epochs than the turns can take: the contenders are killed.
+    workload = replace(Workload.read(workload_file), epochs=1000)
+    endless = result.parent / "workload.json"
+    workload.write(endless)
+    ray_result = result.parent / "ray.json"
+    torchrun_result = result.parent / "torchrun.json"
     commands = [
-        [sys.executable, "-m", *words("kiln_ray", "ray")],
-        [sys.executable, "-m", *torchrun, *words("kiln_loop", "torchrun")],
+        contender_command("kiln_ray", endless, ray_result, seed),
+        torchrun_command("kiln_loop", endless, torchrun_result, seed, processes=workload.processes),
     ]
-    with both(commands, result.parent) as (ray, plain):
-        turns = [(ray.turn(), plain.turn()) for _ in range(blocks)]
-        taken = [
-            lengths(contender.steps(), windows)
-            for contender, windows in zip((ray, plain), zip(*turns, strict=True), strict=True)
-        ]
-    found = compared(*taken)
-    report(result, {"images_per_s": work.global_batch / found["step_s"], **found}, [f"{blocks} turns of {_TURN_S:g} s each"])
+    with suspended_contenders(commands, result.parent) as (ray, torchrun):
+        ray_windows = []
+        torchrun_windows = []
+        for _ in range(turns):
+            ray_windows.append(ray.run_turn())
+            torchrun_windows.append(torchrun.run_turn())
+        metrics = compare(
+            step_durations(ray.step_times(), ray_windows),
+            step_durations(torchrun.step_times(), torchrun_windows),
+        )
+    values = {"images_per_s": workload.global_batch / metrics["step_s"], **metrics}
+    write_result(result, values, [f"{turns} turns of {_TURN_S:g} s each"])
 
 
 if __name__ == "__main__":

@@ -1,52 +1,87 @@
-"""Kiln's loop (`components.training.loop.train`) under torchrun, without Ray: what the loop alone can do."""
+"""Kiln's loop (`components.training.loop.train`) under torchrun: `WORKLOAD RESULT SEED`.
+
+There is no Ray: this is the rate of the loop alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from benchmarks.contenders.common import Work, arguments, report, steady, top1
+from benchmarks.contenders.common import (
+    Workload,
+    evaluate_top1,
+    parse_arguments,
+    steady_rate,
+    write_result,
+)
 from components.data.format.shards import read_split
-from components.data.loading.image_stores import Resident
-from components.models.classifier import Classifier
-from components.training.callback import Surroundings
-from components.training.loop import Outcome, Run, train
+from components.data.loading.image_stores import InMemoryImages
+from components.models.architectures import build
+from components.training.callback import NullCallback
+from components.training.config import LoopConfig
+from components.training.events import EpochFinished, TrainingEvent
+from components.training.loop import train
 
 
-def values(work: Work, outcome_state: dict[str, Any], epochs: list[dict[str, Any]]) -> dict[str, float]:
-    """Figures from what the loop emitted, and the test accuracy of the weights that it kept."""
-    seconds = [1 / row["images_per_s"] for row in epochs]
-    network = work.network()
-    classifier = Classifier(work.model(), network.channels.mean, network.channels.std)
-    classifier.load_state_dict(outcome_state)
-    return {"images_per_s": steady(1, seconds), "test_top1": top1(classifier.network, work)}
+class EpochRates(NullCallback):
+    """Collects the images per second of each epoch."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_event(self, event: TrainingEvent) -> None:
+        if isinstance(event, EpochFinished):
+            self.rates.append(event.images_per_s)
+
+
+def compute_metrics(
+    workload: Workload, weights: dict[str, Tensor], rates: Sequence[float]
+) -> dict[str, float]:
+    """Return the metrics of a training.
+
+    Args:
+        weights: state dict of the classifier that the training kept.
+        rates: images per second of each epoch.
+    """
+    classifier = build(workload.network)
+    classifier.load_state_dict(weights)
+    return {
+        "images_per_s": steady_rate(1, [1 / rate for rate in rates]),
+        "test_top1": evaluate_top1(classifier.network, workload),
+    }
 
 
 def main() -> None:
-    work, result = arguments()
+    workload, result = parse_arguments()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    events: list[dict[str, Any]] = []
-    outcome: Outcome = train(
-        Run(
-            network=work.network(),
-            train=Resident(read_split(Path(work.data) / "train")[0], torch.device("cpu")),
-            val=Resident(read_split(Path(work.data) / "val")[0], torch.device("cpu")),
-            recipe=work.recipe,
-            global_batch=work.global_batch,
-            micro_batches=work.processes,
-            seed=work.seed,
-            device=torch.device("cpu"),
-            around=Surroundings(emit=events.append),
-        )
+    callback = EpochRates()
+    config = LoopConfig(
+        network=workload.network,
+        train=_load_images(workload, "train"),
+        val=_load_images(workload, "val"),
+        recipe=workload.recipe,
+        global_batch=workload.global_batch,
+        micro_batches=workload.processes,
+        seed=workload.seed,
+        device=torch.device("cpu"),
+        callback=callback,
     )
+    outcome = train(config)
     if dist.get_rank() == 0:
-        epochs = [event for event in events if event["kind"] == "epoch"]
-        report(result, values(work, outcome.state, epochs), [f"precision {outcome.precision}"])
+        values = compute_metrics(workload, outcome.weights, callback.rates)
+        write_result(result, values, [f"precision {outcome.precision}"])
     dist.destroy_process_group()
+
+
+def _load_images(workload: Workload, split: str) -> InMemoryImages:
+    images, _ = read_split(Path(workload.data) / split)
+    return InMemoryImages(images, torch.device("cpu"))
 
 
 if __name__ == "__main__":

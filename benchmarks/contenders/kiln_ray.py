@@ -1,35 +1,40 @@
-"""Kiln's loop as it is used: `components.orchestration.trainer.fit` on Ray Train, with events, heartbeats and checkpoints."""
+"""Kiln's loop on Ray Train, as `pipelines.train` runs it: `WORKLOAD RESULT SEED`.
+
+Events, heartbeats and checkpoints are included; MLflow is not.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.contenders.common import arguments, report
-from benchmarks.contenders.kiln_loop import values
-from components.orchestration.job import Job
+from safetensors.torch import load
+
+from benchmarks.contenders.common import parse_arguments, write_result
+from benchmarks.contenders.kiln_loop import compute_metrics
+from components.orchestration.events import DriverEvent
+from components.orchestration.job import TrainingJob
 from components.orchestration.trainer import fit
 from components.params import Checkpoint
 from components.ray_session.session import session
+from components.training.events import EpochFinished
 
 
 def main() -> None:
-    work, result = arguments()
-    events: list[dict[str, Any]] = []
-    job = Job(
-        network=work.network(),
-        recipe=work.recipe,
-        train_data=Path(work.data) / "train",
-        val_data=Path(work.data) / "val",
-        workers=work.processes,
+    workload, result = parse_arguments()
+    job = TrainingJob(
+        network=workload.network,
+        recipe=workload.recipe,
+        train_data=Path(workload.data) / "train",
+        val_data=Path(workload.data) / "val",
+        workers=workload.processes,
         cpus_per_worker=1,
         device="cpu",
-        global_batch=work.global_batch,
-        micro_batches=work.processes,
-        seed=work.seed,
+        global_batch=workload.global_batch,
+        micro_batches=workload.processes,
+        seed=workload.seed,
         precision="auto",
-        fingerprint=f"{work.seed:064x}",
+        fingerprint=f"{workload.seed:064x}",
         storage=str(result.parent / "storage"),
         checkpoint=Checkpoint(),
         watchdog_s=300,
@@ -37,12 +42,16 @@ def main() -> None:
         locate=Path,
         scratch=partial(Path, result.parent),
     )
-    with session():
-        returned = fit(job, max_failures=0, start_timeout_s=300, on_event=events.append)
-    from safetensors.torch import load
+    rates: list[float] = []
 
-    epochs = [event for event in events if event["kind"] == "epoch"]
-    report(result, values(work, load(returned["weights"]), epochs), [f"precision {returned['precision']}"])
+    def on_event(event: DriverEvent) -> None:
+        if isinstance(event, EpochFinished):
+            rates.append(event.images_per_s)
+
+    with session():
+        trained = fit(job, max_failures=0, start_timeout_s=300, on_event=on_event)
+    values = compute_metrics(workload, load(trained.weights), rates)
+    write_result(result, values, [f"precision {trained.precision}"])
 
 
 if __name__ == "__main__":

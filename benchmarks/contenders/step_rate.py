@@ -1,4 +1,7 @@
-"""Kiln's step at a number of threads; processes are torchrun's: `DATA THREADS MICRO_BATCHES STEPS RESULT`."""
+"""Rate of Kiln's step, in one process or in those of torchrun.
+
+Arguments: `SPLITS THREADS MICRO_BATCHES STEPS RESULT`, with the threads of each process.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,36 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contenders.common import report
-from benchmarks.contenders.stepping import endless, fashion, join, leave, make_stepper, seconds_per_step
+from benchmarks.contenders.common import write_result
+from benchmarks.contenders.stepping import (
+    iterate_steps,
+    join_group,
+    leave_group,
+    load_fashion_mnist,
+    make_stepper,
+    measure_step_s,
+)
 
-_BATCH, _BLOCK = 256, 4
+_GLOBAL_BATCH = 256
+_STEPS_PER_BLOCK = 4
 
 
 def main() -> None:
-    threads, parts, count = (int(word) for word in sys.argv[2:5])
+    splits = sys.argv[1]
+    threads, micro_batches, step_count = map(int, sys.argv[2:5])
+    result = Path(sys.argv[5])
     torch.set_num_threads(threads)
-    rank, _ = join()
-    stepper = make_stepper(*fashion(sys.argv[1], "cnn"), _BATCH, parts)
-    steps = endless(stepper)
-    seconds_per_step(steps, _BLOCK)  # warm-up
-    seconds = [seconds_per_step(steps, _BLOCK) for _ in range(max(1, count // _BLOCK))]
+    rank, _ = join_group()
+    network, images, recipe = load_fashion_mnist(splits, "cnn", flip=0.5)
+    stepper = make_stepper(network, images, recipe, _GLOBAL_BATCH, micro_batches)
+    steps = iterate_steps(stepper)
+    measure_step_s(steps, _STEPS_PER_BLOCK)  # warm-up
+    blocks = max(1, step_count // _STEPS_PER_BLOCK)
+    step_s = statistics.median(measure_step_s(steps, _STEPS_PER_BLOCK) for _ in range(blocks))
     if rank == 0:
-        report(
-            Path(sys.argv[5]), {"images_per_s": _BATCH / statistics.median(seconds)}, [f"precision {stepper.state.precision}"]
-        )
-    leave()
+        values = {"images_per_s": _GLOBAL_BATCH / step_s}
+        write_result(result, values, [f"precision {stepper.state.precision}"])
+    leave_group()
 
 
 if __name__ == "__main__":

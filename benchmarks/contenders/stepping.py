@@ -1,4 +1,4 @@
-"""Kiln's own step (`components.training.loop.Stepper`), driven from outside and timed."""
+"""Kiln's own optimiser step (`components.training.stepper.Stepper`), run and timed from outside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,97 +13,138 @@ from torch import Tensor
 
 from components.data.format.images import Images
 from components.data.format.shards import read_split
-from components.data.loading.image_stores import Ahead, Pool, Resident
-from components.models import build
+from components.data.loading.image_stores import ImageStore, InMemoryImages, Prefetcher
+from components.models.architectures import build
+from components.models.stems import choose_stem
 from components.params import Recipe
 from components.records.splits import Channels
 from components.records.training import Network
-from components.training.callback import ALONE
-from components.training.loop import Run, Stepper, prepare_process
-from components.training.plan import describe
+from components.training.config import LoopConfig
+from components.training.plan import describe_network
 from components.training.precision import probe
+from components.training.process_settings import prepare_process
 from components.training.reducer import Totals
-from components.training.state import State
+from components.training.state import TrainState
+from components.training.stepper import Stepper
 
 CPU = torch.device("cpu")
 
 
-def join() -> tuple[int, int]:
-    """Rank and size of the group, if torchrun started this process; threads are set by the caller."""
-    if dist.is_torchelastic_launched() and not dist.is_initialized():
-        dist.init_process_group("gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+def join_group() -> tuple[int, int]:
+    """Join the process group if torchrun started this process; return rank and world size."""
+    if not dist.is_torchelastic_launched():
+        return 0, 1
+    dist.init_process_group("gloo")
+    return dist.get_rank(), dist.get_world_size()
 
 
-def leave() -> None:
+def leave_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def fashion(data: str, architecture: str, **augment: Any) -> tuple[Network, Images, Recipe]:
-    """The prepared training split."""
-    images, manifest = read_split(Path(data) / "train")
-    chosen = recipe(architecture, **augment)
-    return describe(chosen, manifest, manifest), images, chosen
+def load_fashion_mnist(
+    folder: str, architecture: str, *, flip: float, crop_padding: int = 0
+) -> tuple[Network, Images, Recipe]:
+    """Load the prepared training split, with a network and a recipe for it."""
+    images, manifest = read_split(Path(folder) / "train")
+    recipe = _make_recipe(architecture, flip, crop_padding)
+    return describe_network(recipe, manifest, manifest), images, recipe
 
 
-def noise(architecture: str, side: int, rows: int) -> tuple[Network, Images, Recipe]:
-    """Random RGB images of ten classes: for speed alone."""
+def make_random_images(architecture: str, side: int, rows: int) -> tuple[Network, Images, Recipe]:
+    """Make random RGB images of ten classes, with a network and a recipe for them."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (rows, side, side, 3), dtype=torch.uint8, generator=generator).numpy()
+    shape = (rows, side, side, 3)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator).numpy()
     labels = (torch.arange(rows) % 10).numpy()
-    channels = Channels(mean=[128.0] * 3, std=[74.0] * 3)
-    chosen = recipe(architecture, flip=0.5, crop_padding=4)
+    recipe = _make_recipe(architecture, flip=0.5, crop_padding=4)
     network = Network(
-        architecture=architecture, width=None, shape=(side, side, 3), classes=[str(n) for n in range(10)], channels=channels,
-        stem=chosen.stem_for(side, side),
-    )  # fmt: skip
-    return network, Images(pixels, labels, [str(n) for n in range(rows)]), chosen
+        architecture=architecture,
+        width=None,
+        shape=(side, side, 3),
+        classes=[str(n) for n in range(10)],
+        channels=Channels(mean=[128.0] * 3, std=[74.0] * 3),
+        stem=choose_stem(architecture, recipe.stem, side, side),
+    )
+    return network, Images(pixels, labels, [str(n) for n in range(rows)]), recipe
 
 
-def recipe(architecture: str, **augment: Any) -> Recipe:
+def _make_recipe(architecture: str, flip: float, crop_padding: int) -> Recipe:
     return Recipe.model_validate(
-        {"architecture": architecture, "epochs": 1000, "learning_rate": 0.01, "augment": augment or {"flip": 0.5}}
+        {
+            "architecture": architecture,
+            "epochs": 1000,
+            "learning_rate": 0.01,
+            "augment": {"flip": flip, "crop_padding": crop_padding},
+        }
     )
 
 
 def make_stepper(
-    network: Network, images: Images | Pool, recipe: Recipe, batch: int, parts: int, *,
-    fixed: bool = False, device: torch.device = CPU,
-) -> Stepper:  # fmt: skip
-    """As `loop.train` makes it, in the precision that its probe chooses."""
-    pool = Resident(images, device) if isinstance(images, Images) else images
-    run = Run(network, pool, pool, recipe, batch, parts, seed=0, device=device, around=ALONE)
+    network: Network,
+    images: Images | ImageStore,
+    recipe: Recipe,
+    global_batch: int,
+    micro_batches: int,
+    *,
+    constant_images: bool = False,
+    device: torch.device = CPU,
+) -> Stepper:
+    """Make a stepper as `components.training.loop.train` does, in the precision that it probes.
+
+    With `constant_images` every step gets the same images, which are fetched beforehand.
+    """
+    store = InMemoryImages(images, device) if isinstance(images, Images) else images
+    config = LoopConfig(
+        network=network,
+        train=store,
+        val=store,
+        recipe=recipe,
+        global_batch=global_batch,
+        micro_batches=micro_batches,
+        seed=0,
+        device=device,
+    )
     prepare_process(device)
     torch.manual_seed(0)
     model = build(network).to(device).to(memory_format=torch.channels_last)
-    first = torch.arange(batch // parts)
-    chosen = probe(model, pool.take(first), pool.labels[first].to(device)).precision
-    stepper = Stepper(run, State(model, recipe, -(-len(images) // batch), chosen))
-    if fixed:
-        stepper.ahead = Fixed(pool)
+    rows = torch.arange(global_batch // micro_batches)
+    precision = probe(model, store.fetch(rows), store.labels[rows].to(device)).precision
+    steps_per_epoch = -(-len(images) // global_batch)
+    stepper = Stepper(config, TrainState(model, recipe, steps_per_epoch, precision))
+    if constant_images:
+        stepper.prefetcher = ConstantImages(store)
     return stepper
 
 
-def endless(stepper: Stepper) -> Iterator[Totals]:
-    """Step after step, epoch after epoch."""
+class ConstantImages(Prefetcher):
+    """Returns the first images of the store for any rows.
+
+    The difference to a usual prefetcher is the cost of loading.
+    """
+
+    def __init__(self, store: ImageStore) -> None:
+        super().__init__(store)
+        self.images: dict[int, Tensor] = {}
+
+    def get(self, key: Hashable, rows: Tensor) -> Tensor:  # noqa: ARG002
+        count = len(rows)
+        if count not in self.images:
+            self.images[count] = self.store.fetch(torch.arange(count))
+        return self.images[count]
+
+
+def iterate_steps(stepper: Stepper) -> Iterator[Totals]:
+    """Make one step per iteration, without end: the first epoch again and again."""
     while True:
-        yield from stepper.epoch()
+        yield from stepper.train_epoch()
         stepper.state.step = 0
 
 
-def seconds_per_step(steps: Iterator[Totals], count: int) -> float:
+def measure_step_s(steps: Iterator[Totals], count: int) -> float:
+    """Make `count` steps and return the mean seconds of one."""
     start = time.perf_counter()
     for _ in itertools.islice(steps, count):
         pass
     return (time.perf_counter() - start) / count
-
-
-class Fixed(Ahead):
-    """Always the same images, taken beforehand: what loading costs is the difference (without augmentation, both)."""
-
-    def take(self, key: Hashable, rows: Tensor) -> Tensor:  # noqa: ARG002 (whatever is asked for)
-        self.made: dict[int, Tensor] = getattr(self, "made", {})
-        if len(rows) not in self.made:
-            self.made[len(rows)] = self.pool.take(torch.arange(len(rows)))
-        return self.made[len(rows)]

@@ -1,6 +1,7 @@
-"""Plain torch under torchrun: DistributedDataParallel, DataLoader, DistributedSampler, fp32.
+"""Plain torch in two ranks: DDP, DataLoader, DistributedSampler, fp32: `WORKLOAD RESULT SEED`.
 
-With `tuned` as the fourth word what a careful author would write by hand instead: resident uint8 data, channels-last, bf16.
+A fourth argument `tuned` selects a loop optimised by hand instead: resident uint8 data,
+channels-last, bf16.
 """
 
 from __future__ import annotations
@@ -17,67 +18,80 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from benchmarks.contenders.common import Rate, Work, arguments, flipped, plain_epoch, report, top1
+from benchmarks.contenders.common import (
+    EpochTimer,
+    Workload,
+    evaluate_top1,
+    flip_randomly,
+    parse_arguments,
+    train_epoch,
+    write_result,
+)
 from components.data.format.shards import read_split
 
 
 def main() -> None:
-    work, result = arguments()
+    workload, result = parse_arguments()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    values = _tuned(work) if "tuned" in sys.argv[4:] else _plain(work)
+    train = _train_tuned if "tuned" in sys.argv[4:] else _train_plain
+    values = train(workload)
     if dist.get_rank() == 0:
-        report(result, values)
+        write_result(result, values)
     dist.destroy_process_group()
 
 
-def _plain(work: Work) -> dict[str, float]:
-    data = work.dataset("train")
-    sampler: DistributedSampler[tuple[Tensor, ...]] = DistributedSampler(data, seed=work.seed)
-    loader = DataLoader(data, batch_size=work.global_batch // dist.get_world_size(), sampler=sampler)
-    bare = work.model()
+def _train_plain(workload: Workload) -> dict[str, float]:
+    data = workload.load_dataset("train")
+    sampler: DistributedSampler[tuple[Tensor, ...]] = DistributedSampler(data, seed=workload.seed)
+    batch = workload.global_batch // dist.get_world_size()
+    loader = DataLoader(data, batch_size=batch, sampler=sampler)
+    bare = workload.build_model()
     model = DistributedDataParallel(bare)
-    optimizer, schedule = work.optimiser(bare)
-    torch.manual_seed(work.seed + dist.get_rank())
-    rate = Rate(len(data))
-    for epoch in range(work.epochs):
+    optimizer, schedule = workload.build_optimizer(bare)
+    torch.manual_seed(workload.seed + dist.get_rank())
+    timer = EpochTimer(len(data))
+    for epoch in range(workload.epochs):
         sampler.set_epoch(epoch)
         model.train()
-        rate.begin()
-        plain_epoch(model, loader, optimizer, schedule)
-        rate.end()
-    return {"images_per_s": rate.value(), "test_top1": top1(bare, work)}
+        timer.start()
+        train_epoch(model, loader, optimizer, schedule)
+        timer.stop()
+    return {"images_per_s": timer.images_per_s(), "test_top1": evaluate_top1(bare, workload)}
 
 
-def _tuned(work: Work) -> dict[str, float]:
-    images, _ = read_split(Path(work.data) / "train")
-    pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
-    channels = work.network().channels
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (channels.mean, channels.std))
-    bare = work.model().to(memory_format=torch.channels_last)
+def _train_tuned(workload: Workload) -> dict[str, float]:
+    images, _ = read_split(Path(workload.data) / "train")
+    pixels = torch.from_numpy(images.pixels)
+    labels = torch.from_numpy(images.labels)
+    channels = workload.network.channels
+    mean = torch.tensor(channels.mean).view(1, -1, 1, 1)
+    std = torch.tensor(channels.std).view(1, -1, 1, 1)
+    bare = workload.build_model().to(memory_format=torch.channels_last)
     model = DistributedDataParallel(bare)
-    optimizer, schedule = work.optimiser(bare)
-    torch.manual_seed(work.seed + dist.get_rank())
-    rate = Rate(len(labels))
-    for epoch in range(work.epochs):
+    optimizer, schedule = workload.build_optimizer(bare)
+    torch.manual_seed(workload.seed + dist.get_rank())
+    timer = EpochTimer(len(labels))
+    for epoch in range(workload.epochs):
         model.train()
-        rate.begin()
-        for rows in _mine(len(labels), work, epoch):
+        timer.start()
+        for rows in _local_batches(len(labels), workload, epoch):
             batch = (pixels[rows].permute(0, 3, 1, 2).float() - mean) / std
+            flipped = flip_randomly(batch).contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16):
-                logits = model(flipped(batch).contiguous(memory_format=torch.channels_last))
+                logits = model(flipped)
             F.cross_entropy(logits.float(), labels[rows]).backward()
             optimizer.step()
             schedule.step()
-        rate.end()
-    return {"images_per_s": rate.value(), "test_top1": top1(bare, work)}
+        timer.stop()
+    return {"images_per_s": timer.images_per_s(), "test_top1": evaluate_top1(bare, workload)}
 
 
-def _mine(rows: int, work: Work, epoch: int) -> Iterator[Tensor]:
-    """This rank's part of each global batch."""
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(work.seed * 1000 + epoch))
-    for batch in order.split(work.global_batch):
+def _local_batches(rows: int, workload: Workload, epoch: int) -> Iterator[Tensor]:
+    """Yield this rank's rows of each global batch."""
+    generator = torch.Generator().manual_seed(workload.seed * 1000 + epoch)
+    for batch in torch.randperm(rows, generator=generator).split(workload.global_batch):
         yield batch.tensor_split(dist.get_world_size())[dist.get_rank()]
 
 

@@ -1,7 +1,8 @@
-"""Kiln's step with and without figures of every step going to MLflow, in turns: `DATA STEPS BLOCKS RESULT`.
+"""Cost of metrics of every step in MLflow, for Kiln's step: `SPLITS STEPS BLOCKS RESULT`.
 
-`TrainingRun` sends on a thread of its own, once a second. The last second of a block is waited for, untimed: the longer the
-block, the less of the cost that hides.
+Blocks with and without metrics take turns. `TrainingRun` sends metrics on a thread of its own,
+once a second. The end of each block waits, untimed, until the last ones have arrived: their cost
+is missing in the result, which matters less the longer the block.
 """
 
 from __future__ import annotations
@@ -11,62 +12,87 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mlflow import MlflowClient
 
-from benchmarks.contenders.common import report
-from benchmarks.contenders.stepping import endless, fashion, make_stepper
+from benchmarks.contenders.common import write_result
+from benchmarks.contenders.stepping import iterate_steps, load_fashion_mnist, make_stepper
 from components.records.training import Epoch
 from components.tracking import store
-from components.tracking.runs import TrainingRun
+from components.tracking.training_run import TrainingRun
 from components.training.reducer import Totals
 
-_BATCH = 256
+_GLOBAL_BATCH = 256
 
 
 def main() -> None:
-    data, count, blocks, result = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    splits = sys.argv[1]
+    step_count = int(sys.argv[2])
+    blocks = int(sys.argv[3])
+    result = Path(sys.argv[4])
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{result.parent / 'mlflow.db'}"
     torch.set_num_threads(2)
     client = store.connect()
-    run_id = client.create_run(store.experiment(client, "benchmark")).info.run_id
-    tracked, numbers = TrainingRun(client, run_id), itertools.count(1)
-    steps = endless(make_stepper(*fashion(data, "cnn"), _BATCH, 2))
+    experiment_id = store.ensure_experiment(client, "benchmark")
+    run = TrainingRun(client, client.create_run(experiment_id).info.run_id)
+    network, images, recipe = load_fashion_mnist(splits, "cnn", flip=0.5)
+    steps = iterate_steps(make_stepper(network, images, recipe, _GLOBAL_BATCH, 2))
+    _run_block(steps, step_count)  # warm-up
+    ratios = []
+    tracked_times = []
+    for number in range(blocks):
+        untracked_s = _run_block(steps, step_count)
+        tracked_s = _run_tracked_block(steps, step_count, run, first=number * step_count + 1)
+        # The machine's speed changes by more than the cost: only neighbouring blocks compare.
+        ratios.append(tracked_s / untracked_s)
+        tracked_times.append(tracked_s)
+    run.end("FINISHED")
+    values = {
+        "images_per_s": step_count * _GLOBAL_BATCH / statistics.median(tracked_times),
+        "cost": statistics.median(ratios) - 1,
+    }
+    write_result(result, values, [f"blocks of {step_count} steps, 5 figures a step"])
 
-    def log(totals: Totals) -> int:
-        number, share = next(numbers), totals.correct / _BATCH
-        loss = totals.loss / _BATCH
-        tracked.epoch(
+
+def _run_block(steps: Iterator[Totals], count: int) -> float:
+    """Make `count` steps and return their seconds."""
+    start = time.perf_counter()
+    for _ in itertools.islice(steps, count):
+        pass
+    return time.perf_counter() - start
+
+
+def _run_tracked_block(
+    steps: Iterator[Totals], count: int, run: TrainingRun, *, first: int
+) -> float:
+    """Make `count` steps, log each as an epoch from number `first` on, and return the seconds."""
+    start = time.perf_counter()
+    for number, totals in enumerate(itertools.islice(steps, count), first):
+        loss = totals.loss / _GLOBAL_BATCH
+        top1 = totals.correct / _GLOBAL_BATCH
+        run.log_epoch(
             Epoch(
-                epoch=number, step=number, learning_rate=0.1, train_loss=loss, train_top1=share, val_loss=loss, val_top1=share
+                epoch=number,
+                step=number,
+                learning_rate=0.1,
+                train_loss=loss,
+                train_top1=top1,
+                val_loss=loss,
+                val_top1=top1,
             )
         )
-        return number
-
-    def block(note: Callable[[Totals], int] | None) -> float:
-        start, last = time.perf_counter(), 0
-        for totals in itertools.islice(steps, count):
-            last = note(totals) if note else 0
-        seconds = time.perf_counter() - start
-        while last and _newest(client, run_id) < last:
-            time.sleep(0.1)
-        return seconds
-
-    block(None)
-    pairs = [(block(None), block(log)) for _ in range(blocks)]
-    # Of each pair, which are neighbours in time: the machine's own pace changes by more than this cost.
-    cost = statistics.median(having / without for without, having in pairs) - 1
-    having = statistics.median(having for _, having in pairs)
-    tracked.end("FINISHED")
-    values = {"images_per_s": count * _BATCH / having, "cost": cost}
-    report(result, values, [f"blocks of {count} steps, 5 figures a step"])
+    seconds = time.perf_counter() - start
+    while _last_logged(run) < first + count - 1:
+        time.sleep(0.1)
+    return seconds
 
 
-def _newest(client: MlflowClient, run_id: str) -> int:
-    return max((m.step for m in client.get_metric_history(run_id, "val_top1")), default=0)
+def _last_logged(run: TrainingRun) -> int:
+    """Return the number of the last epoch whose metrics have arrived in the store."""
+    metrics = run.client.get_metric_history(run.run_id, "val_top1")
+    return max((metric.step for metric in metrics), default=0)
 
 
 if __name__ == "__main__":

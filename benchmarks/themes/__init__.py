@@ -1,1 +1,1 @@
-"""What is compared. Each module has `theme(settings) -> Theme`."""
+"""One module per comparison. Each has `theme(settings) -> Theme`."""

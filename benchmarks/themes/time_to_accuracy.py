@@ -1,9 +1,8 @@
-"""Wall time from command to the accuracy that Ray's own example has after its ten epochs."""
+"""Wall time from command to the accuracy that Ray's own example reaches in its ten epochs."""
 
 from __future__ import annotations
 
 import gzip
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,95 +10,141 @@ from typing import Any
 import yaml
 
 from benchmarks import checkout, data
-from benchmarks.contenders.common import TRAIN
-from benchmarks.harness import OWN_RAY
-from benchmarks.model import Case, Round, Settings, Target, Theme, figure, mean
+from benchmarks.harness import LOCAL_RAY
+from benchmarks.model import (
+    Case,
+    Condition,
+    Metric,
+    Round,
+    Settings,
+    Target,
+    Theme,
+    get_metric,
+    mean_metric,
+)
+from benchmarks.processes import PREPROCESS, TRAIN, contender_command, shell_command
 
-STAGE, RAW, EXAMPLE = "kiln train stage", "kiln from raw images", "ray's example"
-# Half the usual width: as right as the example is, and a little more, is all that is asked for.
-_RECIPE = {"architecture": "cnn", "width": 16, "epochs": 1, "learning_rate": 0.2, "warmup_epochs": 0.2}
-_PREPARE = "-m pipelines.preprocess --out data/prepared"
+STAGE = "kiln train stage"
+RAW = "kiln from raw images"
+EXAMPLE = "ray's example"
+# Half the default width is enough to be a little more accurate than the example.
+_RECIPE = {
+    "architecture": "cnn",
+    "width": 16,
+    "epochs": 1,
+    "learning_rate": 0.2,
+    "warmup_epochs": 0.2,
+}
 
 
 def theme(settings: Settings) -> Theme:
-    epochs = 1 if settings.smoke else 10
-    home = _home(settings.scratch / "home")
-    there = checkout.copy(settings.scratch / "checkout", _params(settings))
-    env, score = {"PYTHONPATH": str(there)}, score_of(there)
+    example_epochs = 1 if settings.smoke else 10
+    params = _params(settings)
+    recipe = yaml.safe_dump(params["train"]["models"]["cnn"], default_flow_style=True).strip()
+    folder = checkout.copy(settings.scratch / "checkout", params)
     return Theme(
         name="time_to_accuracy",
         title="Wall time to the accuracy of Ray's Fashion-MNIST example",
         metric="wall_s",
         unit="seconds, start-up included",
         cases=[
-            Case(STAGE, shell(TRAIN), cwd=there, env=env, before=lambda _: with_data(there, settings), score=score),
-            Case(RAW, shell(_PREPARE, TRAIN), cwd=there, env=env, before=lambda _: emptied(there), score=score),
+            *_kiln_cases(folder, settings.smoke),
             Case(
                 EXAMPLE,
-                [sys.executable, "-m", "benchmarks.contenders.ray_example", "{result}", str(epochs)],
-                env={"HOME": str(home), **OWN_RAY},
+                contender_command("ray_example", "{result}", str(example_epochs)),
+                env={"HOME": str(_write_home(settings.scratch / "home")), **LOCAL_RAY},
             ),
         ],
         targets=[
-            Target("3", f"{EXAMPLE} to {case}", _speedup(case), 5.0, condition=_as_accurate(case)) for case in (STAGE, RAW)
+            Target("3", f"{EXAMPLE} to {case}", _speedup(case), 5.0, condition=_as_accurate(case))
+            for case in (STAGE, RAW)
         ],
         conditions=[
-            f"{EXAMPLE}: `ray.train.examples.pytorch.torch_fashion_mnist_example`, unchanged, two workers, global batch 32, "
-            f"{epochs} epochs, its files downloaded and extracted beforehand",
-            f"{STAGE}: `pipelines.train` on prepared shards, its default files: MLflow run, checkpoints, weights; an empty "
-            f"store and no remembered precision each time. {RAW}: `pipelines.preprocess` before it, from the gzipped files",
-            f"Kiln's recipe: {yaml.safe_dump(_params(settings)['train']['models']['cnn'], default_flow_style=True).strip()}, "
-            "without augmented copies",
-            "seconds from the start of the command to its end; test top-1 of the official 10,000 images is taken afterwards",
+            f"{EXAMPLE}: `ray.train.examples.pytorch.torch_fashion_mnist_example`, unchanged, two "
+            f"workers, global batch 32, {example_epochs} epochs, its files downloaded and "
+            "extracted beforehand",
+            f"{STAGE}: `pipelines.train` on prepared shards, its default files: MLflow run, "
+            "checkpoints, weights; an empty store and no remembered precision each time. "
+            f"{RAW}: `pipelines.preprocess` before it, from the gzipped files",
+            f"Kiln's recipe: {recipe}, without augmented copies",
+            "seconds from the start of the command to its end; test top-1 of the official 10,000 "
+            "images is taken afterwards",
         ],
     )
 
 
-def emptied(there: Path) -> None:
-    """Takes away what a checkout's stages have left and remember."""
-    checkout.without(there, "models", "mlflow.db", "mlartifacts", ".kiln", "data/prepared")
+def _kiln_cases(folder: Path, smoke: bool) -> list[Case]:
+    def write_splits(_: int) -> None:
+        checkout.reset(folder)
+        checkout.write_splits(folder, smoke)
+
+    def reset(_: int) -> None:
+        checkout.reset(folder)
+
+    environment = {"PYTHONPATH": str(folder)}
+    score = score_command(folder)
+    return [
+        Case(
+            STAGE,
+            TRAIN,
+            cwd=folder,
+            env=environment,
+            before=write_splits,
+            score_command=score,
+        ),
+        Case(
+            RAW,
+            shell_command(PREPROCESS, TRAIN),
+            cwd=folder,
+            env=environment,
+            before=reset,
+            score_command=score,
+        ),
+    ]
 
 
-def with_data(there: Path, settings: Settings) -> None:
-    emptied(there)
-    rows = 2000 if settings.smoke else None
-    data.cut(data.prepared(), there / "data" / "prepared", rows, 500 if settings.smoke else None)
+def score_command(folder: Path) -> list[str]:
+    """Return the command that prints the test top-1 of the weights that a copy has trained."""
+    weights = folder / "models" / "cnn" / "weights.safetensors"
+    return contender_command("score_weights", weights, data.prepare_splits() / "test")
 
 
-def score_of(there: Path) -> list[str]:
-    weights, test = there / "models" / "cnn" / "weights.safetensors", data.prepared() / "test"
-    return [sys.executable, "-m", "benchmarks.contenders.scored", str(weights), str(test)]
+def _speedup(case: str) -> Metric:
+    return lambda results: (
+        get_metric(results, EXAMPLE, "wall_s") / get_metric(results, case, "wall_s")
+    )
 
 
-def shell(*commands: str) -> Sequence[str]:
-    return ["sh", "-ec", " && ".join(f'"{sys.executable}" {command}' for command in commands)]
+def _as_accurate(case: str) -> Condition:
+    """Return the condition that a case is as accurate as the example in every round.
 
+    The mean is not enough: each round's clock stops for a model that must be as good.
+    """
 
-def _speedup(case: str) -> Any:
-    return lambda figures: figure(figures, EXAMPLE, "wall_s") / figure(figures, case, "wall_s")
-
-
-def _as_accurate(case: str) -> Any:
     def holds(rounds: Sequence[Round]) -> tuple[bool, str]:
-        """In every round, not on average: the clock is stopped for a model that is as good."""
-        pairs = [(f[case]["test_top1"], f[EXAMPLE]["test_top1"]) for f in rounds if case in f and EXAMPLE in f]
-        own, theirs = mean(rounds, case, "test_top1"), mean(rounds, EXAMPLE, "test_top1")
-        return all(a >= b for a, b in pairs), f"mean test top-1 {own:.2%}, the example's {theirs:.2%}"
+        met = all(
+            results[case]["test_top1"] >= results[EXAMPLE]["test_top1"]
+            for results in rounds
+            if case in results and EXAMPLE in results
+        )
+        top1 = mean_metric(rounds, case, "test_top1")
+        example_top1 = mean_metric(rounds, EXAMPLE, "test_top1")
+        return met, f"mean test top-1 {top1:.2%}, the example's {example_top1:.2%}"
 
     return holds
 
 
 def _params(settings: Settings) -> dict[str, Any]:
-    values = data.params()
-    values["preprocess"]["source"]["path"] = "data/raw/fashion-mnist"
-    values["train"]["models"]["cnn"] = dict(_RECIPE)
+    params = data.load_params()
+    params["preprocess"]["source"]["path"] = "data/raw/fashion-mnist"
+    params["train"]["models"]["cnn"] = dict(_RECIPE)
     if settings.smoke:
-        values["train"]["global_batch_size"] = 64
-    return values
+        params["train"]["global_batch_size"] = 64
+    return params
 
 
-def _home(home: Path) -> Path:
-    """Fashion-MNIST where torchvision looks for it below `~/data`."""
+def _write_home(home: Path) -> Path:
+    """Write Fashion-MNIST where the example's torchvision expects it: below `~/data`."""
     raw = home / "data" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for path in data.RAW.glob("*.gz"):

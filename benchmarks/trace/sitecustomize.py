@@ -1,9 +1,13 @@
-"""Every Python process that finds this on its path writes down when it reaches what is watched below.
+"""Tracer: every Python process that has this folder on its path logs when it reaches `WATCHED`.
 
-Python imports `sitecustomize` by itself, before anything else, hence in Ray's workers too. The standard library alone, and
-only what a process has loaded anyway. One JSON line per event, appended to the file that `KILN_BENCH_TRACE` names:
-`t` (seconds since the epoch), `pid`, `what`, and `imports`, the seconds that this process has spent on imports so far.
-`KILN_BENCH_EVERY` may name one of those that are watched, every call of which is then noted.
+Python imports a module of this name at start-up, in Ray's workers too. It uses the standard
+library only, and of that only what a process has loaded anyway, because it must not add to the
+imports that it measures.
+
+Each event is a JSON line, appended to the file that `KILN_BENCH_TRACE` names: `time` (seconds
+since the epoch), `pid`, `name`, and `import_s` (seconds that this process has spent on imports so
+far). Only the first call of a watched function is logged, except for the one that
+`KILN_BENCH_EVERY` names.
 """
 
 import builtins
@@ -13,8 +17,8 @@ import sys
 import threading
 import time
 
-TRACE, EVERY = os.environ.get("KILN_BENCH_TRACE"), os.environ.get("KILN_BENCH_EVERY")
-# module -> attributes of it (dotted) whose first call is noted when it begins and when it ends.
+TRACE = os.environ.get("KILN_BENCH_TRACE")
+EVERY = os.environ.get("KILN_BENCH_EVERY")
 WATCHED = {
     "ray": ["init"],
     "mlflow": [],
@@ -23,77 +27,103 @@ WATCHED = {
     "components.training.precision": ["probe"],
     "components.orchestration.trainer": ["fit"],
     "components.training.loop": ["train"],
-    "components.orchestration.worker": ["run", "_open"],
-    "components.training.state": ["State.advance"],
+    "components.orchestration.worker": ["run_worker", "_open_images"],
+    "components.training.state": ["TrainState.optimizer_step"],
 }
-_STEP_S = 0.25
+"""Module -> functions (dotted below the module) whose begin and end are logged.
+
+A module that lacks one of its functions fails to import.
+"""
+
+MIN_IMPORT_S = 0.25
+"""An import statement is logged after each so many seconds of imports."""
+
+import_s = 0.0
 
 
-def note(what):
-    line = f'{{"t": {time.time()!r}, "pid": {os.getpid()}, "what": "{what}", "imports": {spent[0]!r}}}\n'
+def log(name):
+    """Append an event with the present time to the trace."""
+    line = (
+        f'{{"time": {time.time()!r}, "pid": {os.getpid()}, "name": "{name}", '
+        f'"import_s": {import_s!r}}}\n'
+    )
     file = os.open(TRACE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(file, line.encode())
     os.close(file)
 
 
 def watch(module, names):
+    """Replace functions of a module by wrappers that log their calls."""
     for dotted in names:
-        owner, name = module, dotted
-        if "." in dotted:
-            kind, name = dotted.split(".")
-            owner = getattr(module, kind)
-        setattr(owner, name, noted(f"{module.__name__}.{dotted}", getattr(owner, name)))
+        *path, name = dotted.split(".")
+        owner = module
+        for part in path:
+            owner = getattr(owner, part)
+        setattr(owner, name, logged(f"{module.__name__}.{dotted}", getattr(owner, name)))
 
 
-def noted(label, function):
-    calls = []
+def logged(label, function):
+    """Return `function` with an event before and after its first call, or after each."""
+    called = False
 
     @functools.wraps(function)
-    def wrapper(*words, **named):
-        if calls and label != EVERY:
-            return function(*words, **named)
-        calls.append(1)
-        note(f"{label} begins")
+    def wrapper(*args, **kwargs):
+        nonlocal called
+        if called and label != EVERY:
+            return function(*args, **kwargs)
+        called = True
+        log(f"{label} begins")
         try:
-            return function(*words, **named)
+            return function(*args, **kwargs)
         finally:
-            note(f"{label} ends")
+            log(f"{label} ends")
 
     return wrapper
 
 
 def install():
-    """Times outermost imports, and wraps what is watched once its module is there."""
-    plain, here, last = builtins.__import__, threading.local(), [0.0]
+    """Replace `import` by one that is timed, and watch each module of `WATCHED` once it is loaded.
+
+    Only outermost import statements are timed: they contain the time of the nested ones.
+    """
+    plain_import = builtins.__import__
+    thread = threading.local()
+    last_logged_s = 0.0
     pending = dict(WATCHED)
 
-    def timed(name, *words, **named):
-        if getattr(here, "inside", False):
-            module = plain(name, *words, **named)
+    def timed_import(name, *args, **kwargs):
+        global import_s
+        nonlocal last_logged_s
+        if getattr(thread, "importing", False):
+            module = plain_import(name, *args, **kwargs)
         else:
-            here.inside, start = True, time.perf_counter()
+            thread.importing = True
+            start = time.perf_counter()
             try:
-                module = plain(name, *words, **named)
+                module = plain_import(name, *args, **kwargs)
             finally:
-                here.inside = False
-                spent[0] += time.perf_counter() - start
-            if spent[0] - last[0] > _STEP_S:
-                last[0] = spent[0]
-                note(f"imported {name}")
-        for known in [known for known in pending if finished(known)]:
-            watch(sys.modules[known], pending.pop(known))
+                thread.importing = False
+                import_s += time.perf_counter() - start
+            if import_s - last_logged_s > MIN_IMPORT_S:
+                last_logged_s = import_s
+                log(f"imported {name}")
+        for loaded in [candidate for candidate in pending if is_loaded(candidate)]:
+            watch(sys.modules[loaded], pending.pop(loaded))
         return module
 
-    builtins.__import__ = timed
+    builtins.__import__ = timed_import
 
 
-def finished(name):
+def is_loaded(name):
+    """Return whether a module's code has run to its end.
+
+    `_initializing` is the mark by which the import system itself knows.
+    """
     spec = getattr(sys.modules.get(name), "__spec__", None)
     return spec is not None and not getattr(spec, "_initializing", False)
 
 
-spent = [0.0]
 if TRACE:
-    words = " ".join(" ".join(sys.orig_argv).split())[:120]
-    note("process " + words.replace("\\", "/").replace('"', "'"))
+    command = " ".join(" ".join(sys.orig_argv).split())[:120]
+    log("process " + command.replace("\\", "/").replace('"', "'"))
     install()

@@ -1,1 +1,1 @@
-"""From raw images to batches: sources, splits, the on-disk format, augmentation."""
+"""Image data: sources, preparation, the on-disk format, augmentation and loading."""

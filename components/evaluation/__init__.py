@@ -1,1 +1,4 @@
-"""What a model is worth: predictions, metrics, gates and plots, as pure functions of arrays."""
+"""Evaluation of models: predictions, metrics, gates, comparison, plots and reports.
+
+Everything but the writing of reports is a pure function of arrays.
+"""

@@ -1,215 +1,197 @@
-"""Ray jobs as Kiln uses them: submitted once, followed through dropped connections, stopped, listed."""
+"""Ray jobs: connect to a cluster, submit a job once, list jobs, stop a job."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus
 
-from components.console import say
+from components.console import echo
 from components.errors import UserError
-from components.jobs.security import certificates, check_address, check_authentication, token
+from components.jobs.metadata import ID_PREFIX, JobMetadata
+from components.jobs.security import (
+    check_address,
+    check_authentication,
+    find_certificates,
+    read_token,
+)
 from components.ray_session.addresses import forwarded_addresses
 from components.ray_session.code_package import Package, job_key, write_archive
+from components.ray_session.private_api import TimeoutJobSubmissionClient
 
-PREFIX = "kiln-"
-_ANSWER_S = 60
-_SILENCE_S = 30.0
-_PATIENCE_S = 900.0
-for _name in ("dashboard_sdk", "job.sdk"):
-    logging.getLogger(f"ray.dashboard.modules.{_name}").setLevel(logging.WARNING)
-_LOST = (requests.RequestException, aiohttp.ClientError, OSError, TimeoutError, RuntimeError)
+_STOP_TIMEOUT_S = 30.0
+_STOP_POLL_INTERVAL_S = 0.5
+_STOPPED_EXIT_CODE = 143  # as of a process that SIGTERM ended
 
 
-class Client(JobSubmissionClient):  # type: ignore[misc]
-    """Ray's client, whose requests end: it sets no timeout, and a cut cable would hold them for ever."""
+def connect(address: str, insecure: bool, trust_network: bool) -> TimeoutJobSubmissionClient:
+    """Check the security of a cluster (`components.jobs.security`) and return a client for it.
 
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        return super()._do_request(method, endpoint, timeout=_ANSWER_S, **options)
-
-
-def connect(address: str, insecure: bool, trust_network: bool) -> Client:
-    """A client of the dashboard at `address`, after its security was checked (`components.jobs.security`).
+    Args:
+        address: URL of the cluster's dashboard.
+        insecure: accept a cluster without token authentication.
+        trust_network: accept plain http to another machine.
 
     Raises:
-        UserError: the address, the token or the cluster's authentication will not do, or it does not answer.
+        UserError: the address, the token or the cluster's authentication is refused, or the
+            cluster does not answer.
     """
     address = check_address(address, trust_network)
-    secret = token()
+    token = read_token()
     check_authentication(address, insecure)
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with _without_rays_own_address():
-            return Client(address, headers=headers, verify=certificates())
+        with _ray_addresses_unset():
+            return TimeoutJobSubmissionClient(address, headers=headers, verify=find_certificates())
     except AuthenticationError:
-        known = "the token found here is not that cluster's" if secret else "no token was found here"
+        reason = (
+            "the token found here is not that cluster's" if token else "no token was found here"
+        )
         raise UserError(
-            f"{address}: {known}; put the cluster's into a file of mode 0600 and name it in RAY_AUTH_TOKEN_PATH"
+            f"{address}: {reason}; put the cluster's into a file of mode 0600 and name it in "
+            "RAY_AUTH_TOKEN_PATH"
         ) from None
     except (ConnectionError, RuntimeError, requests.RequestException) as error:
         raise UserError(f"{address} cannot be used: {error}") from None
 
 
 @contextmanager
-def _without_rays_own_address() -> Iterator[None]:
-    """Ray's client prefers these variables to the address that it is given."""
-    kept = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
+def _ray_addresses_unset() -> Iterator[None]:
+    """Unset the variables that Ray's client prefers to the address that it is given."""
+    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+    values = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ |= kept
+        os.environ |= values
 
 
-def submit(client: Client, package: Package, stages: Sequence[str], again: bool = False) -> str:
-    """The id of the job for these files and stages: the one that there is already if it runs or succeeded, else a new one.
+def submit(
+    client: TimeoutJobSubmissionClient,
+    package: Package,
+    stages: Sequence[str],
+    again: bool = False,
+) -> str:
+    """Submit a job, unless one for the same files and stages is running or has succeeded.
 
-    Ids are `kiln-KEY-N`: the same files and stages have the same key, N counts the attempts. With `again`, a job that
-    succeeded is run once more.
+    Ids are `kiln-KEY-N`. The same files and stages have the same key; N counts the attempts.
+
+    Args:
+        client: of the cluster.
+        package: the code to run.
+        stages: empty for all.
+        again: run a job that has succeeded once more.
+
+    Returns:
+        The id of the new job or of the existing one.
+
+    Raises:
+        UserError: the cluster did not accept the job.
     """
     key = job_key(package, stages)
-    stem = f"{PREFIX}{key[:16]}-"
-    attempts = {int(job.submission_id.removeprefix(stem)): job for job in listed(client) if job.submission_id.startswith(stem)}
-    number = max(attempts, default=0)
-    if number:
-        last = attempts[number]
+    stem = f"{ID_PREFIX}{key[:16]}-"
+    number, last = _last_attempt(client, stem)
+    if last:
         if not last.status.is_terminal() or (last.status == JobStatus.SUCCEEDED and not again):
-            say(f"submit: {last.submission_id} is the same files and stages ({last.status.value}): attached to it")
+            echo(
+                f"submit: {last.submission_id} is the same files and stages "
+                f"({last.status.value}): attached to it"
+            )
             return str(last.submission_id)
-        say(f"submit: attempt {number} {last.status.value}; what it finished or kept as checkpoints is taken up")
+        echo(
+            f"submit: attempt {number} {last.status.value}; what it finished or kept as "
+            "checkpoints is taken up"
+        )
     job = f"{stem}{number + 1}"
-    entrypoint = ["python", "-m", "components.jobs.runner", "--job", job, "--mark", key, "--commit", package.commit]
-    entrypoint += ["--dirty", str(bool(package.dirty)).lower()]
-    entrypoint += [word for name, value in forwarded_addresses().items() for word in ("--setting", f"{name}={value}")]
     with tempfile.TemporaryDirectory() as folder:
         archive = write_archive(package, Path(folder))
-        metadata = {"kiln.key": key, "kiln.commit": package.commit, "kiln.stages": " ".join(stages)}
         try:
             client.submit_job(
-                entrypoint=shlex.join([*entrypoint, "--", *stages]),
+                entrypoint=_entrypoint(job, key, package, stages),
                 submission_id=job,
                 runtime_env={"working_dir": str(archive)},
-                metadata=metadata,
+                metadata=JobMetadata(key, package.commit, tuple(stages)).to_ray(),
             )
         except RuntimeError as error:
             if "already" not in str(error):
                 raise UserError(f"the cluster did not take the job: {error}") from None
-            say(f"submit: somebody else submitted {job} at this moment: attached to it")
+            echo(f"submit: another process submitted {job} at this moment: attached to it")
     return job
 
 
-def listed(client: Client) -> list[JobDetails]:
-    """Kiln's jobs on the cluster, the oldest first."""
-    jobs = [job for job in client.list_jobs() if (job.submission_id or "").startswith(PREFIX)]
+def _last_attempt(client: TimeoutJobSubmissionClient, stem: str) -> tuple[int, JobDetails | None]:
+    """Return number and details of the last job whose id starts with `stem`; 0 if there is none."""
+    attempts = {
+        int(job.submission_id.removeprefix(stem)): job
+        for job in list_jobs(client)
+        if job.submission_id.startswith(stem)
+    }
+    number = max(attempts, default=0)
+    return number, attempts.get(number)
+
+
+def _entrypoint(job: str, key: str, package: Package, stages: Sequence[str]) -> str:
+    """Return the shell command that runs `stages` on the cluster."""
+    command = ["python", "-m", "components.jobs.runner", "--job", job, "--mark", key]
+    command += ["--commit", package.commit, "--dirty", str(bool(package.changes)).lower()]
+    for name, value in forwarded_addresses().items():
+        command += ["--setting", f"{name}={value}"]
+    return shlex.join([*command, "--", *stages])
+
+
+def list_jobs(client: TimeoutJobSubmissionClient) -> list[JobDetails]:
+    """Return Kiln's jobs on the cluster, the oldest first."""
+    jobs = [job for job in client.list_jobs() if (job.submission_id or "").startswith(ID_PREFIX)]
     return sorted(jobs, key=lambda job: job.start_time or 0)
 
 
-def info(client: Client, job: str) -> JobDetails:
-    """Raises `UserError` if the cluster does not know the job."""
+def get_details(client: TimeoutJobSubmissionClient, job: str) -> JobDetails:
+    """Return Ray's details of a job.
+
+    Raises:
+        UserError: the cluster does not know the job.
+    """
     try:
         return client.get_job_info(job)
     except RuntimeError as error:
         if "404" not in str(error) and "does not exist" not in str(error):
             raise
-        known = ", ".join(str(other.submission_id) for other in listed(client)) or "none"
+        known = ", ".join(str(other.submission_id) for other in list_jobs(client)) or "none"
         raise UserError(
-            f"{client.get_address()} knows no job {job}; it knows: {known}. A head that was restarted forgets its jobs: "
-            "submit again, what was finished or kept as a checkpoint is taken up"
+            f"{client.get_address()} knows no job {job}; it knows: {known}. A head that was "
+            "restarted forgets its jobs: submit again, what was finished or kept as a checkpoint "
+            "is taken up"
         ) from None
 
 
-def stop(client: Client, job: str) -> JobDetails:
-    """Asks for the end of a job and waits for it."""
-    if not info(client, job).status.is_terminal():
-        client.stop_job(job)
-        for _ in range(60):
-            if info(client, job).status.is_terminal():
-                break
-            time.sleep(0.5)
-    return info(client, job)
-
-
-def follow(client: Client, job: str, show: Callable[[str], None]) -> tuple[JobDetails, str]:
-    """Hands a job's log to `show` as it grows, until the job has ended; returns how it ended, and the whole log.
-
-    A connection that drops or falls silent is made anew and goes on where it stopped.
+def stop(client: TimeoutJobSubmissionClient, job: str) -> JobDetails:
+    """Stop a job, wait up to half a minute for its end, and return its details.
 
     Raises:
-        UserError: the cluster did not answer for a quarter of an hour, or does not know the job.
+        UserError: the cluster does not know the job.
     """
-    seen, since, told, waiting = "", time.monotonic(), False, None
-    while True:
-        try:
-            details = info(client, job)
-            if told:
-                say("submit: connected again")
-            since, told = time.monotonic(), False
-            if details.status.is_terminal():
-                log = client.get_job_logs(job)
-                show(log[len(seen) :])
-                return details, log
-            if details.status == JobStatus.PENDING and details.message != waiting:
-                waiting = details.message
-                say(f"submit: {waiting}")
-            seen = asyncio.run(_tail(client, job, seen, show))
-        except UserError:
-            raise
-        except _Dropped as dropped:
-            seen = dropped.seen
-        except _LOST as error:
-            if time.monotonic() - since > _PATIENCE_S:
-                raise UserError(
-                    f"{client.get_address()} has not answered for {_PATIENCE_S / 60:.0f} minutes ({type(error).__name__}); the "
-                    f"job goes on as long as the cluster does: --attach {job} collects it"
-                ) from None
-            if not told:
-                say(f"submit: the connection is lost ({type(error).__name__}), trying again; the job goes on")
-                told = True
-            time.sleep(3)
-
-
-class _Dropped(Exception):  # noqa: N818 (nothing has gone wrong yet)
-    def __init__(self, seen: str) -> None:
-        super().__init__()
-        self.seen = seen
-
-
-async def _tail(client: Client, job: str, seen: str, show: Callable[[str], None]) -> str:
-    """Follows the log from its beginning, as Ray offers it, and shows what comes after `seen`. Ends with the connection, or
-    when nothing came for a while: a dead one is not told from a quiet job."""
-    text = ""
-    stream = client.tail_job_logs(job)
-    try:
-        while True:
-            # Not `wait_for`: in Python 3.11 it loses a Ctrl-C that comes in the moment of a line (bpo-37658).
-            async with asyncio.timeout(_SILENCE_S):
-                text += await anext(stream)
-            if len(text) > len(seen):
-                show(text[len(seen) :])
-                seen = text
-    except StopAsyncIteration:
-        return seen
-    except _LOST:
-        raise _Dropped(seen) from None
-    finally:
-        await stream.aclose()
+    details = get_details(client, job)
+    if not details.status.is_terminal():
+        client.stop_job(job)
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while not details.status.is_terminal() and time.monotonic() < deadline:
+        time.sleep(_STOP_POLL_INTERVAL_S)
+        details = get_details(client, job)
+    return details
 
 
 def exit_code(details: JobDetails) -> int:
-    """Of the job's command; a job that was stopped, or failed without one, is a failure too."""
+    """Return the exit code of a job's command: 143 if stopped, 1 if it failed without a code."""
     if details.status == JobStatus.SUCCEEDED:
         return 0
     if details.status == JobStatus.STOPPED:
-        return 143
+        return _STOPPED_EXIT_CODE
     return details.driver_exit_code or 1

@@ -1,65 +1,80 @@
-"""A finished job's results, brought into the working tree."""
+"""Bring the results of a finished job into the working tree."""
 
 from __future__ import annotations
 
-from components.console import say
+from components.console import echo
 from components.dvc_cli import LOCK, dvc
 from components.errors import UserError
 from components.files import write_bytes
-from components.jobs import results
+from components.jobs.dvc_lock import find_uncached_outs, merge_locks, split_stages
+from components.jobs.metadata import JobMetadata
+from components.jobs.results import JobResult, parse_log
 from components.paths import QUARANTINE, ROOT
 from components.ray_session.code_package import job_key, pack
 
 
-def check_same(metadata: dict[str, str], job: str) -> None:
-    """Raises `UserError` if the job ran other files than are here, so that its results do not belong to them."""
-    key = metadata.get("kiln.key")
-    if key and key != job_key(pack(allow_dirty=True), metadata.get("kiln.stages", "").split()):
+def check_same_files(metadata: JobMetadata, job: str) -> None:
+    """Check that the working tree has the files that the job ran.
+
+    Raises:
+        UserError: it has other files, to which the job's results do not belong.
+    """
+    if not metadata.key:
+        return
+    if metadata.key != job_key(pack(allow_dirty=True), metadata.stages):
         raise UserError(
-            f"the working tree is no longer what {job} ran (commit {metadata.get('kiln.commit', '?')[:12]}); its results wait "
-            "in the DVC remote: bring the tree back (`git stash`, `git checkout`, or beside: `git worktree add`) and "
-            f"--attach {job}"
+            f"the working tree is no longer what {job} ran (commit {metadata.commit[:12] or '?'}); "
+            "its results wait in the DVC remote: bring the tree back (`git stash`, `git checkout`, "
+            f"or beside: `git worktree add`) and --attach {job}"
         )
 
 
-def collect_refused(log: str) -> None:
-    """Writes the list of images that a job's `preprocess` refused, if that is what it ended with."""
+def collect_quarantine(log: str) -> None:
+    """Write the list of images that a failed `preprocess` refused, if the job's log has one."""
     try:
-        _, files = results.parse(log)
-    except UserError:  # it left nothing
+        files = parse_log(log).files
+    except UserError:  # the job failed for another reason and returned nothing
         return
     if set(files) == {str(QUARANTINE)}:
         write_bytes(ROOT / QUARANTINE, files[str(QUARANTINE)])
-        say(f"submit: what was refused is in {QUARANTINE} here too")
+        echo(f"submit: what was refused is in {QUARANTINE} here too")
 
 
 def collect(log: str) -> None:
-    """Writes `dvc.lock` and the uncached outs that the job's log tells of, and fetches the others from the DVC remote.
+    """Write the result in a job's log, and fetch the other outs from the DVC remote.
 
     Raises:
-        UserError: the log has no result, or the remote does not have the outs; `dvc.lock` is then as it was.
+        UserError: the log has no result, or the remote lacks outs. `dvc.lock` is then unchanged.
     """
-    lock, files = results.parse(log)
-    path = ROOT / LOCK
-    before = path.read_text(encoding="utf-8") if path.exists() else None
-    expected = {name for names in results.uncached(ROOT, lock).values() for name in names}
-    if strange := set(files) - expected:
-        raise UserError(f"the job brings files that dvc.yaml does not name: {', '.join(sorted(strange))}")
-    stages = list(results.blocks(lock))
-    write_bytes(path, results.merged(before or "", lock).encode())
+    result = parse_log(log)
+    _check_names(result)
+    lock_file = ROOT / LOCK
+    previous = lock_file.read_text(encoding="utf-8") if lock_file.exists() else None
+    stages = list(split_stages(result.lock))
+    write_bytes(lock_file, merge_locks(previous or "", result.lock).encode())
     try:
-        say(f"submit: fetching the outs of {len(stages)} stages from the DVC remote")
+        echo(f"submit: fetching the outs of {len(stages)} stages from the DVC remote")
         dvc(ROOT, "pull", "--force", *stages)
     except UserError as error:
-        if before is None:
-            path.unlink()
+        if previous is None:
+            lock_file.unlink()
         else:
-            write_bytes(path, before.encode())
+            write_bytes(lock_file, previous.encode())
         raise UserError(f"{error}; if the remote has lost them, submit with --again") from None
-    for name, data in files.items():
+    for name, data in result.files.items():
         write_bytes(ROOT / name, data)
-    differs = dvc(ROOT, "status", *stages).strip()
-    if "up to date" in differs:
-        say("submit: everything is here; `dvc repro` has nothing to do")
+    status = dvc(ROOT, "status", *stages).strip()
+    if "up to date" in status:
+        echo("submit: everything is here; `dvc repro` has nothing to do")
     else:
-        say(f"submit: fetched, but DVC finds differences to this working tree:\n{differs}")
+        echo(f"submit: fetched, but DVC finds differences to this working tree:\n{status}")
+
+
+def _check_names(result: JobResult) -> None:
+    """Refuse files that are no uncached outs: a job must not write elsewhere."""
+    uncached = find_uncached_outs(ROOT, result.lock)
+    declared = {name for names in uncached.values() for name in names}
+    if undeclared := set(result.files) - declared:
+        raise UserError(
+            f"the job brings files that dvc.yaml does not name: {', '.join(sorted(undeclared))}"
+        )

@@ -1,4 +1,4 @@
-"""Stored images in, logits out: what is trained is exactly what is served."""
+"""The module that is trained, exported and served: stored images to logits."""
 
 from __future__ import annotations
 
@@ -7,25 +7,35 @@ from torch import Tensor, nn
 
 
 class Classifier(nn.Module):
-    """Normalises `uint8 (N, H, W, C)` images by the training split's channel statistics and applies `network`.
+    """Normalises images and applies `network`.
 
-    The statistics are buffers, so that they travel with the weights and no caller can forget or change them. With `mirror`,
-    and but in training, logits are the mean of those of an image and of its mirror image.
+    Images are normalised by the channel statistics of the training split. These are buffers of the
+    module, so that they are saved with the weights and no caller can forget or change them.
+
+    With `mirror`, outside training, logits are the mean of the logits of an image and of its
+    mirror image.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float], mirror: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, mean: list[float], std: list[float], mirror: bool = False
+    ) -> None:
         super().__init__()
-        self.network, self.mirror = network, mirror
+        self.network = network
+        self.mirror = mirror
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        # A channel that never varies carries nothing: it is centred and left at that.
+        # A constant channel has a standard deviation of 0 and is only centred.
         self.register_buffer("std", torch.tensor([s or 1.0 for s in std]).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `float (N, K)`. The permuted view of `(N, H, W, C)` already is `(N, C, H, W)` in channels-last layout."""
+        """Return logits `float (N, K)` of images `uint8 (N, H, W, C)`."""
+        # The permuted view is `(N, C, H, W)` in channels-last layout, without a copy.
         x = images.permute(0, 3, 1, 2).to(self.mean.dtype)
         x = (x - self.mean) / self.std
         logits: Tensor = self.network(x)
-        return (logits + self.network(x.flip(3))) / 2 if self.mirror and not self.training else logits
+        if self.mirror and not self.training:
+            mirrored: Tensor = self.network(x.flip(3))
+            return (logits + mirrored) / 2
+        return logits

@@ -1,30 +1,38 @@
-"""A small plain CNN: the baseline that a more elaborate network has to beat."""
+"""A small plain CNN: the baseline that more elaborate networks are compared with."""
 
 from __future__ import annotations
 
 from torch import nn
 
-WIDTH = 32
+DEFAULT_WIDTH = 32
 
 
-def _conv(inputs: int, outputs: int, *pool: nn.Module) -> list[nn.Module]:
-    # The maximum of what ReLU lets through is what ReLU lets through of the maximum: a quarter of the work, to the bit.
-    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), *pool, nn.ReLU(inplace=True)]
+def build_cnn(channels: int, classes: int, width: int | None) -> nn.Module:
+    """Build five 3x3 convolutions with batch norm and ReLU, and a linear layer.
 
+    The convolutions have w, 2w, 2w, 4w and 4w channels, where w is `width` or 32. 2x2 max-pooling
+    follows the first and the third, global average pooling the last.
 
-def build(channels: int, classes: int, width: int | None) -> nn.Module:
-    """Five 3x3 convolutions (w, 2w, 2w, 4w, 4w channels) with batch norm and ReLU, pooled after the first, third and last.
-
-    Maps `float (N, channels, H, W)` of any H, W >= 4 to logits `(N, classes)`.
+    The network maps `float (N, channels, H, W)` of any H, W >= 4 to logits `(N, classes)`.
     """
-    w = width or WIDTH
+    w = width or DEFAULT_WIDTH
     return nn.Sequential(
-        *_conv(channels, w, nn.MaxPool2d(2)),
-        *_conv(w, 2 * w),
-        *_conv(2 * w, 2 * w, nn.MaxPool2d(2)),
-        *_conv(2 * w, 4 * w),
-        *_conv(4 * w, 4 * w),
+        *_make_convolution(channels, w, nn.MaxPool2d(2)),
+        *_make_convolution(w, 2 * w),
+        *_make_convolution(2 * w, 2 * w, nn.MaxPool2d(2)),
+        *_make_convolution(2 * w, 4 * w),
+        *_make_convolution(4 * w, 4 * w),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(4 * w, classes),
     )
+
+
+def _make_convolution(inputs: int, outputs: int, *pool: nn.Module) -> list[nn.Module]:
+    # Max-pooling and ReLU commute exactly. Pooling first leaves ReLU a quarter of the work.
+    return [
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        *pool,
+        nn.ReLU(inplace=True),
+    ]

@@ -1,4 +1,4 @@
-"""Residual networks: the paper's CIFAR ResNet-20 (arXiv:1512.03385, section 4.2), and torchvision's for larger machines."""
+"""Residual networks: ResNet-20 for CIFAR (arXiv:1512.03385, section 4.2) and torchvision's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDTH = 16
+from components.params.base import Stem
+
+DEFAULT_WIDTH = 16
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around a parameter-free shortcut (the paper's option A: stride and zero-padded channels)."""
+    """Two 3x3 convolutions and a shortcut without parameters.
+
+    The shortcut is the paper's option A: it subsamples by `stride` and pads new channels with
+    zeros.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -19,23 +25,31 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride, self.extra = stride, outputs - inputs
+        self.stride = stride
+        self.new_channels = outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        if self.stride != 1 or self.extra:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+        if self.stride != 1 or self.new_channels:
+            before = self.new_channels // 2
+            after = self.new_channels - before
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, after))
         return F.relu(y + x, inplace=True)
 
 
 def build_resnet20(channels: int, classes: int, width: int | None) -> nn.Module:
-    """20 weighted layers in three stages of three blocks; 269,722 parameters at width 16, three channels, ten classes.
+    """Build a network of 20 weighted layers: three stages of three blocks each.
 
-    Maps `float (N, channels, H, W)` to logits `(N, classes)`.
+    It has 269,722 parameters at width 16 (the default) with three channels and ten classes. It
+    maps `float (N, channels, H, W)` to logits `(N, classes)`.
     """
-    w = width or WIDTH
-    layers: list[nn.Module] = [nn.Conv2d(channels, w, 3, padding=1, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True)]
+    w = width or DEFAULT_WIDTH
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, w, 3, padding=1, bias=False),
+        nn.BatchNorm2d(w),
+        nn.ReLU(inplace=True),
+    ]
     inputs = w
     for stage in range(3):
         for block in range(3):
@@ -48,19 +62,26 @@ def build_resnet20(channels: int, classes: int, width: int | None) -> nn.Module:
     return net
 
 
-def build_torchvision(name: str, stem: str = "cifar") -> Callable[[int, int, int | None], nn.Module]:
-    """torchvision's network of that name. Its stem (7x7, stride 2, max-pool) leaves a quarter of height and width, the one for
-    small images (3x3, stride 1, no max-pool: arXiv:1512.03385, section 4.2) all of it."""
+def make_torchvision_builder(name: str, stem: Stem) -> Callable[[int, int, int | None], nn.Module]:
+    """Return the builder of torchvision's network `name` with a stem.
 
-    def build(channels: int, classes: int, _: int | None) -> nn.Module:
-        import torchvision.models  # costs seconds, and only these architectures need it
+    The `imagenet` stem is torchvision's (7x7, stride 2, max-pooling) and reduces height and width
+    to a quarter. The `cifar` stem (3x3, stride 1, no max-pooling: arXiv:1512.03385, section 4.2)
+    keeps them, for small images. The builder ignores its width.
+    """
 
-        net: nn.Module = getattr(torchvision.models, name)(num_classes=classes, zero_init_residual=True)
-        side, stride = (7, 2) if stem == "imagenet" else (3, 1)
-        net.conv1 = nn.Conv2d(channels, 64, side, stride, side // 2, bias=False)
+    def build_torchvision(channels: int, classes: int, _: int | None) -> nn.Module:
+        # Imported here because torchvision costs seconds, and only these architectures need it.
+        import torchvision.models
+
+        net: nn.Module = getattr(torchvision.models, name)(
+            num_classes=classes, zero_init_residual=True
+        )
+        kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        net.conv1 = nn.Conv2d(channels, 64, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         if stem == "cifar":
             net.maxpool = nn.Identity()
         return net
 
-    return build
+    return build_torchvision

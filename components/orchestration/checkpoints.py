@@ -1,4 +1,4 @@
-"""Checkpoints on a disk or an object store: verified before they are used, and written without holding up training."""
+"""Checkpoints in a folder or an object store: verified before use, written in the background."""
 
 from __future__ import annotations
 
@@ -10,113 +10,138 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from components.storage import BlobStore
+import torch
 
-Notify = Callable[[dict[str, Any]], None]
+from components.storage import BlobStore
+from components.training.events import TrainingWarning
+
+Notify = Callable[[TrainingWarning], None]
 
 
 class Checkpoints:
-    """The checkpoints of one training, named by their step.
+    """The checkpoints of one training, named by their global step.
 
-    Each is a blob that `torch.load(weights_only=True)` reads, and a note with its SHA-256 that is written after it: a blob
-    without a note, or one that does not fit it, does not count.
+    `<step>.pt` is a blob for `torch.load(weights_only=True)`. `<step>.json` has its SHA-256 and
+    is written after it: a blob without it, or with another digest, is not used.
     """
 
-    def __init__(self, place: BlobStore, fingerprint: str, keep: int) -> None:
-        self.place, self.fingerprint, self.keep = place, fingerprint, keep
+    def __init__(self, store: BlobStore, fingerprint: str, keep: int) -> None:
+        self.store = store
+        self.fingerprint = fingerprint
+        self.keep = keep
 
     def write(self, state: dict[str, Any]) -> None:
-        """Raises `OSError` if there is no room; the checkpoints before it stand."""
-        import torch  # the driver has notes to keep here, but no tensors
+        """Save a state and delete the checkpoints beyond the newest `keep`.
 
+        Raises:
+            OSError: there is no room, or the store does not answer. Older checkpoints stay.
+        """
         name = f"{state['step']:010d}"
         buffer = io.BytesIO()
         torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
         data = buffer.getvalue()
-        note = {"fingerprint": self.fingerprint, "step": state["step"], "sha256": hashlib.sha256(data).hexdigest()}
-        self.place.put(f"{name}.pt", data)
-        self.place.put(f"{name}.json", json.dumps(note).encode())
-        for old in self._steps()[self.keep :]:
-            self.place.delete(f"{old}.json")
-            self.place.delete(f"{old}.pt")
+        description = {
+            "fingerprint": self.fingerprint,
+            "step": state["step"],
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        self.store.put(f"{name}.pt", data)
+        self.store.put(f"{name}.json", json.dumps(description).encode())
+        for old in self._names()[self.keep :]:
+            self.store.delete(f"{old}.json")
+            self.store.delete(f"{old}.pt")
 
-    def newest(self, notify: Notify) -> bytes | None:
-        """The newest blob that verifies. Tells of those that do not."""
-        for name in self.place.names():
-            if name.startswith("."):  # what a killed process was writing
-                self.place.delete(name)
-        for name in self._steps():
+    def read_newest(self, notify: Notify) -> bytes | None:
+        """Return the newest blob that verifies, or None. Report those that do not to `notify`."""
+        for name in self.store.names():
+            if name.startswith("."):  # the temporary file of a process that was killed
+                self.store.delete(name)
+        for name in self._names():
             try:
-                note = json.loads(self.place.get(f"{name}.json"))
-                data = self.place.get(f"{name}.pt")
-                found = hashlib.sha256(data).hexdigest()
-                if note["fingerprint"] != self.fingerprint:
-                    raise ValueError(f"it belongs to the training {note['fingerprint'][:12]}")
-                if found != note["sha256"]:
-                    raise ValueError(f"expected sha256 {note['sha256']}, found {found}")
-                return data
+                return self._read_verified(name)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                text = f"the checkpoint {name}.pt in {self.place.uri} cannot be used ({error}); trying the one before it"
-                notify({"kind": "warning", "text": text})
+                notify(
+                    TrainingWarning(
+                        f"the checkpoint {name}.pt in {self.store.uri} cannot be used ({error}); "
+                        "trying the one before it"
+                    )
+                )
                 if not isinstance(error, OSError):
-                    self.place.delete(f"{name}.json")  # or it would count among the newest that are kept
+                    # Otherwise it would count among the newest that are kept.
+                    self.store.delete(f"{name}.json")
         return None
 
-    def read(self, data: bytes) -> dict[str, Any]:
-        import torch
+    def _read_verified(self, name: str) -> bytes:
+        description = json.loads(self.store.get(f"{name}.json"))
+        data = self.store.get(f"{name}.pt")
+        sha256 = hashlib.sha256(data).hexdigest()
+        if description["fingerprint"] != self.fingerprint:
+            raise ValueError(f"it belongs to the training {description['fingerprint'][:12]}")
+        if sha256 != description["sha256"]:
+            raise ValueError(f"expected sha256 {description['sha256']}, found {sha256}")
+        return data
 
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["state"]
-        return state
+    def _names(self) -> list[str]:
+        """Return the names of the described checkpoints, newest first."""
+        names = [name for name in self.store.names() if name.endswith(".json")]
+        return sorted((name.removesuffix(".json") for name in names), reverse=True)
 
-    def _steps(self) -> list[str]:
-        return sorted((name.removesuffix(".json") for name in self.place.names() if name.endswith(".json")), reverse=True)
+
+def parse_checkpoint(data: bytes) -> dict[str, Any]:
+    """Return the training state in a blob of `Checkpoints`, on the CPU."""
+    loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    state: dict[str, Any] = loaded["state"]
+    return state
 
 
-class Writer:
-    """Writes on a thread of its own: the loop hands over a copy of the state and goes on.
+class CheckpointWriter:
+    """Writes checkpoints on a thread of its own, while the loop goes on.
 
-    A state that comes while an older one is still being written replaces one that waits. What cannot be written is told,
-    and training goes on: the next one may find room again.
+    A state that waits is replaced by a newer one. A state that cannot be written is reported to
+    `notify`; training goes on, and the next one may find room again.
     """
 
     def __init__(self, checkpoints: Checkpoints, notify: Notify) -> None:
-        self.checkpoints, self.notify = checkpoints, notify
+        self.checkpoints = checkpoints
+        self.notify = notify
         self._queue: queue.Queue[tuple[dict[str, Any], threading.Event]] = queue.Queue()
-        threading.Thread(target=self._work, name="checkpoints", daemon=True).start()
+        threading.Thread(target=self._run, name="checkpoints", daemon=True).start()
 
     def save(self, state: dict[str, Any], wait: bool) -> None:
-        """`wait` returns when the state is safe, or could not be made so."""
+        """Hand over a state. With `wait`, return once it is written or could not be."""
         done = threading.Event()
         self._queue.put((state, done))
         if wait:
             done.wait()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
             waiting = [self._queue.get()]
             while not self._queue.empty():
                 waiting.append(self._queue.get())
-            state = waiting[-1][0]
+            state, _ = waiting[-1]
             try:
                 self.checkpoints.write(state)
-            except Exception as error:  # noqa: BLE001 (a full disk, a lost store: none of it is worth the training)
+            except Exception as error:  # noqa: BLE001 (no fault of the store may end the training)
                 self.notify(
-                    {
-                        "kind": "warning",
-                        "text": f"no checkpoint at step {state['step']}: {self.checkpoints.place.uri}: {error}; "
-                        "the one before it stands, training goes on and the next will be tried",
-                    }
+                    TrainingWarning(
+                        f"no checkpoint at step {state['step']}: {self.checkpoints.store.uri}: "
+                        f"{error}; the one before it stands, training goes on and the next will "
+                        "be tried"
+                    )
                 )
             for _, done in waiting:
                 done.set()
 
 
-def note(place: BlobStore, name: str, value: str | None = None) -> str | None:
-    """Keeps a word beside the checkpoints, or reads it; None if there is none."""
-    if value is not None:
-        place.put(name, value.encode())
-        return value
+def read_marker(store: BlobStore, name: str) -> str | None:
+    """Return a text that was stored beside the checkpoints, or None."""
     try:
-        return place.get(name).decode()
+        return store.get(name).decode()
     except OSError:
         return None
+
+
+def write_marker(store: BlobStore, name: str, value: str) -> None:
+    """Store a text beside the checkpoints."""
+    store.put(name, value.encode())

@@ -1,24 +1,32 @@
-"""What the driver asks of the workers. It imports no torch, which the driver has no need of."""
+"""The description of one training that the driver sends to its workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from components.params import Checkpoint, Recipe, Train
-from components.records.training import Network
+from components.params import Checkpoint, Recipe
+from components.records.training import Epoch, Network
 from components.storage import BlobStore, open_store
-from components.training.plan import Plan
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training. Paths are absolute, for workers change their directory; `storage` is a path or a URL.
+class TrainingJob:
+    """One training on a cluster.
 
-    On a worker's node, `locate` says where that has a split, and `scratch` where it may keep what can be had again.
-    `placement` and `accelerator` are Ray's `ScalingConfig`'s.
+    Paths are absolute, because Ray Train changes the working directory of its workers.
+
+    Args:
+        workers: their number, or the fewest and the most of an elastic training.
+        micro_batches: the number of parts of a global batch.
+        storage: path or URL below which checkpoints are kept.
+        watchdog_s: seconds without a step after which a worker ends itself.
+        images: `train.images` of params.yaml.
+        locate: returns the path of a split on the node where it is called.
+        scratch: returns a folder for temporary copies on the node where it is called.
+        placement: placement strategy, as in Ray's `ScalingConfig`.
+        accelerator: kind of GPU, as in Ray's `ScalingConfig`.
     """
 
     network: Network
@@ -42,34 +50,48 @@ class Job:
     placement: str = "PACK"
     accelerator: str | None = None
 
-    def open_store(self) -> BlobStore:
-        """Where its checkpoints are."""
+    @property
+    def max_workers(self) -> int:
+        """The number of workers, or the most that an elastic training takes."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    def checkpoint_store(self) -> BlobStore:
+        """Open the store of this training's checkpoints."""
         return open_store(self.storage, "runs", self.fingerprint)
 
+    def stacks_path(self, rank: int) -> Path:
+        """Return the file for the stacks of a rank that made no progress, on this node."""
+        return self.scratch() / "stacks" / f"{self.fingerprint[:12]}-rank{rank}.txt"
 
-def make_job(wanted: Plan, settings: Train, seed: int, **where: Any) -> Job:
-    """`where` has what depends on the cluster: `device`, `precision`, `storage`, `placement` and so on."""
-    fewest, most = settings.workers
-    return Job(
-        network=wanted.network,
-        recipe=wanted.recipe,
-        train_data=wanted.data["training"].resolve(),
-        val_data=wanted.data["validation"].resolve(),
-        workers=fewest if fewest == most else (fewest, most),
-        cpus_per_worker=settings.cpus_per_worker,
-        global_batch=settings.batch_size(wanted.model),
-        micro_batches=settings.micro_batches(wanted.model),
-        seed=seed,
-        fingerprint=wanted.fingerprint,
-        checkpoint=settings.checkpoint,
-        watchdog_s=settings.watchdog_s,
-        images=settings.images,
-        **where,
-    )
+    def stacks_paths(self) -> list[Path]:
+        """Return the files with stacks that ranks left on this node."""
+        pattern = self.stacks_path(0).name.replace("rank0", "rank*")
+        return [path for path in self.stacks_path(0).parent.glob(pattern) if path.stat().st_size]
 
 
-def run(config: dict[str, Any]) -> dict[str, Any]:
-    """`worker.run`, in a worker."""
-    from components.orchestration import worker
+@dataclass(frozen=True)
+class TrainedModel:
+    """The result of a training: `weights` are the bytes of a safetensors file."""
 
-    return worker.run(config)
+    weights: bytes
+    history: list[Epoch]
+    best: Epoch
+    precision: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class StoppedByRequest:
+    """The training was stopped; its state after global step `step` is in a checkpoint."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The training cannot succeed; another attempt would end with the same message."""
+
+    message: str
+
+
+WorkerResult = TrainedModel | StoppedByRequest | Refused

@@ -1,237 +1,263 @@
-"""Runs one training on Ray Train and follows it from the driver."""
+"""One training on Ray Train, followed from the driver."""
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
 
-import ray
 import ray.exceptions
-from ray import PlacementGroupID
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.train import (
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchTrainer
 
 from components.errors import PeerLostError, UserError
-from components.orchestration import job as entry
-from components.orchestration.event_channel import make_mailbox, on_this_machine
-from components.orchestration.job import Job
-from components.orchestration.local_trainer import LocalTrainer
-from components.orchestration.process_group import GlooConfig, Prepare, torch_config
+from components.orchestration import placement_groups
+from components.orchestration.event_channel import DriverChannel
+from components.orchestration.events import DriverEvent, WorkersStarted
+from components.orchestration.interrupts import collect_interrupts
+from components.orchestration.job import (
+    Refused,
+    StoppedByRequest,
+    TrainedModel,
+    TrainingJob,
+    WorkerResult,
+)
+from components.orchestration.process_group import PrepareWorker, torch_config
+from components.orchestration.worker import WrapCallback, run_worker
 from components.storage import join_uri, open_store
+from components.training.events import TrainingWarning
 
-OnEvent = Callable[[dict[str, Any]], None]
-# After a wish to stop: a step, a checkpoint and the way there and back.
-_STOP_S = 20.0
-_MONITOR_S = 10.0
+OnEvent = Callable[[DriverEvent], None]
+STOP_TIMEOUT_S = 20.0
+"""After an interrupt: a step, a checkpoint, and the way there and back."""
+RESIZE_INTERVAL_S = 10.0
+_POLL_INTERVAL_S = 0.5
 
 
 def _nothing() -> None:
-    """For workers that find one another as they are."""
+    """The default of `prepare`. A function, because lambdas of this module cannot be pickled."""
 
 
 def fit(
-    job: Job,
+    job: TrainingJob,
     *,
     max_failures: int,
     start_timeout_s: float,
     on_event: OnEvent,
-    prepare: Prepare = _nothing,
-) -> dict[str, Any]:
-    """Trains `job` on the connected cluster; returns what rank 0 returned (`worker.run`).
+    prepare: PrepareWorker = _nothing,
+    resize_interval_s: float = RESIZE_INTERVAL_S,
+    wrap_callback: WrapCallback | None = None,
+) -> TrainedModel:
+    """Train `job` on the connected cluster, from the newest checkpoint of its fingerprint.
 
-    Continues from the newest checkpoint of the same fingerprint, at first and after each failure. `on_event` is called with
-    what the loop emits, in order; after a failure some of it comes again. Every worker calls `prepare` before it joins the
-    others.
+    Args:
+        job: the training.
+        max_failures: the number of restarts of the worker group, or of Ray Train's controller.
+        start_timeout_s: the time in which the workers must start.
+        on_event: called with each event, in order. After a failure some events come again.
+        prepare: called on every worker before it joins the process group.
+        resize_interval_s: an elastic training looks for room this often.
+        wrap_callback: wraps the callback of each rank, for tests.
 
     Raises:
-        UserError: the mistake is the user's (seen by a worker), training failed more than `max_failures` times or twice in
-            the same way, or the workers could not be started or gave no sign of life in time.
-        KeyboardInterrupt: somebody interrupted; the state is in a checkpoint.
+        UserError: the user made a mistake that only a worker could see; the training failed more
+            than `max_failures` times, or twice in the same way; the workers did not start, or
+            gave no sign of life, in time.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived. The state is in a checkpoint.
     """
-    for failure in range(max_failures + 1):
-        attempt = Attempt(job, max_failures, on_event, prepare)
+    for failures in range(max_failures + 1):
+        attempt = Attempt(job, max_failures, on_event, prepare, resize_interval_s, wrap_callback)
         try:
-            returned = attempt.follow(job.watchdog_s + start_timeout_s, start_timeout_s)
+            result = attempt.follow(job.watchdog_s + start_timeout_s, start_timeout_s)
         except ray.exceptions.RayActorError as error:
-            # Ray Train's own controller died, and its workers with it.
-            if failure == max_failures:
-                raise UserError(f"training failed: Ray Train's controller died {failure + 1} times: {error}") from error
-            on_event({"kind": "warning", "text": "Ray Train's controller died; starting again from the newest checkpoint"})
-            _free_placement_groups()
+            placement_groups.remove_own()
+            if failures == max_failures:
+                text = f"training failed: Ray Train's controller died {failures + 1} times: {error}"
+                raise UserError(text) from error
+            on_event(
+                TrainingWarning(
+                    "Ray Train's controller died; starting again from the newest checkpoint"
+                )
+            )
             continue
-        if "refused" in returned:
-            raise UserError(returned["refused"])
-        if "stopped" in returned:
-            raise KeyboardInterrupt
-        return returned
+        match result:
+            case TrainedModel():
+                return result
+            case StoppedByRequest():
+                raise KeyboardInterrupt
+            case Refused(message):
+                raise UserError(message)
     raise AssertionError("unreachable")
 
 
 class Attempt:
-    """One run of Ray Train's controller, on a thread, so that the main one can watch it and receive signals."""
+    """One run of Ray Train.
 
-    def __init__(self, job: Job, max_failures: int, on_event: OnEvent, prepare: Prepare) -> None:
-        self.job, self.max_failures, self.on_event, self.prepare = job, max_failures, on_event, prepare
-        self.mailbox = make_mailbox()
-        self.returned: dict[str, Any] = {}
+    Ray Train's blocking `fit` is on a thread, so that the main thread can follow the training
+    and receive signals.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        max_failures: int,
+        on_event: OnEvent,
+        prepare: PrepareWorker,
+        resize_interval_s: float,
+        wrap_callback: WrapCallback | None,
+    ) -> None:
+        self.job = job
+        self.max_failures = max_failures
+        self.on_event = on_event
+        self.prepare = prepare
+        self.resize_interval_s = resize_interval_s
+        self.wrap_callback = wrap_callback
+        self.channel = DriverChannel()
+        self.result: WorkerResult | None = None
         self.error: Exception | None = None
         self.workers = 0
         self.thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
 
-    def follow(self, silence_s: float, start_s: float) -> dict[str, Any]:
-        """Hands events on until training has ended. No sign of life for `silence_s` (`start_s` before the first) ends it."""
+    def follow(self, silence_timeout_s: float, start_timeout_s: float) -> WorkerResult:
+        """Pass events on until the training ends, and return its result.
+
+        Raises:
+            UserError: it failed, or no event came for `silence_timeout_s` (before the first one:
+                `start_timeout_s`).
+            KeyboardInterrupt: SIGINT or SIGTERM arrived.
+            RayActorError: Ray Train's controller died.
+        """
         self.thread.start()
-        heard, limit = time.monotonic(), start_s
         try:
-            with _interruptions() as interruptions:
-                while self.thread.is_alive():
-                    if self._pump(0.5):
-                        heard, limit = time.monotonic(), silence_s
-                    if time.monotonic() - heard > limit:
-                        raise UserError(self._silence(limit))
-                    if interruptions:
-                        self._stop()
-                        raise KeyboardInterrupt
-                self._pump(0)
+            self._follow(silence_timeout_s, start_timeout_s)
         finally:
-            self.mailbox.close()
+            self.channel.close()
         if isinstance(self.error, TrainingFailedError):
-            text = f"training failed, after {self.max_failures} restarts at most: {_cause(self.error)}"
-            raise UserError(text + self._stacks()) from self.error
+            reason = _first_cause(self.error)
+            raise UserError(
+                f"training failed, after {self.max_failures} restarts at most: {reason}"
+                + self._describe_stacks()
+            ) from self.error
         if self.error is not None:
             raise self.error
-        return self.returned
+        assert self.result is not None
+        return self.result
 
-    def _pump(self, wait_s: float) -> bool:
-        events = self.mailbox.take(wait_s)
+    def _follow(self, silence_timeout_s: float, start_timeout_s: float) -> None:
+        last_event = time.monotonic()
+        timeout_s = start_timeout_s
+        with collect_interrupts() as interrupts:
+            while self.thread.is_alive():
+                if self._pass_events(_POLL_INTERVAL_S):
+                    last_event = time.monotonic()
+                    timeout_s = silence_timeout_s
+                if time.monotonic() - last_event > timeout_s:
+                    raise UserError(self._describe_silence(timeout_s))
+                if interrupts:
+                    self._stop()
+                    raise KeyboardInterrupt
+            self._pass_events(0)
+
+    def _pass_events(self, timeout_s: float) -> bool:
+        """Pass the events since the last call to `on_event`; return whether there were any."""
+        events = self.channel.take(timeout_s)
         for event in events:
-            if event["kind"] == "started":
-                self.workers = event["workers"]
+            if isinstance(event, WorkersStarted):
+                self.workers = event.workers
             self.on_event(event)
         return bool(events)
 
     def _fit(self) -> None:
-        job, gpu = self.job, self.job.device == "gpu"
-        # Ray keeps its own record of a run in a folder of this name, and would read it back. Our checkpoints are what counts;
-        # a record that a crash cut short would only stand in the way.
-        records = open_store(job.storage, "ray", job.fingerprint)
+        # Ray Train's own record of a run. Kiln's checkpoints are what counts: a record that a
+        # crash cut short would prevent the next start.
+        record = open_store(self.job.storage, "ray", self.job.fingerprint)
         try:
-            records.clear()
-            self.returned = self._trainer(job, gpu).fit().return_value
-            records.clear()
-        except Exception as error:  # noqa: BLE001 (it belongs to the thread that follows)
+            record.clear()
+            self.result = self._trainer().fit().return_value
+            record.clear()
+        except SystemExit:
+            pass  # the session was closed while Ray Train was waiting for resources
+        except Exception as error:  # noqa: BLE001 (raised again on the thread that follows)
             self.error = error
 
-    def _trainer(self, job: Job, gpu: bool) -> DataParallelTrainer:
-        whole = self._whole()
-        # The watchdog comes first, with stacks; this bound is for what it does not see.
-        timeout_s = int(2 * job.watchdog_s) + 1
-        if gpu or whole:
-            group = torch_config(self.prepare, "nccl" if gpu else "gloo", timeout_s)
-        else:
-            group = GlooConfig(self.prepare, timeout_s)
-        return (DataParallelTrainer if whole else LocalTrainer)(
-            entry.run,
-            train_loop_config={"job": job, "mailbox": self.mailbox},
-            backend_config=group,
+    def _trainer(self) -> TorchTrainer:
+        job = self.job
+        gpu = job.device == "gpu"
+        # The watchdog ends a rank that hangs. This timeout is for what the watchdog cannot see.
+        collective_timeout_s = int(2 * job.watchdog_s) + 1
+        resources = {"CPU": job.cpus_per_worker} | ({"GPU": 1} if gpu else {})
+        return TorchTrainer(
+            run_worker,
+            train_loop_config={
+                "job": job,
+                "events": self.channel.actor,
+                "wrap_callback": self.wrap_callback,
+            },
+            torch_config=torch_config(
+                self.prepare, "nccl" if gpu else "gloo", collective_timeout_s
+            ),
             scaling_config=ScalingConfig(
-                elastic_resize_monitor_interval_s=_MONITOR_S,
                 num_workers=job.workers,
                 use_gpu=gpu,
-                resources_per_worker={"CPU": job.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+                resources_per_worker=resources,
                 placement_strategy=job.placement,
                 accelerator_type=job.accelerator if gpu else None,
+                elastic_resize_monitor_interval_s=self.resize_interval_s,
             ),
             run_config=RunConfig(
                 name=job.fingerprint,
                 storage_path=join_uri(job.storage, "ray"),
-                failure_config=FailureConfig(max_failures=self.max_failures, controller_failure_limit=3),
+                failure_config=FailureConfig(
+                    max_failures=self.max_failures, controller_failure_limit=3
+                ),
             ),
         )
 
-    def _whole(self) -> bool:
-        """Whether all of Ray Train is wanted: on a cluster, and where the number of workers may change."""
-        return not on_this_machine() or not isinstance(self.job.workers, int)
-
     def _stop(self) -> None:
-        """Asks for a checkpoint and an end, and waits a little for both."""
-        try:
-            self.mailbox.ask_to_stop()
-            until = time.monotonic() + _STOP_S
-            while self.thread.is_alive() and time.monotonic() < until:
-                self._pump(0.2)
-        except (ray.exceptions.RayError, KeyboardInterrupt):
-            return  # it ends without
-        if "stopped" in self.returned:
-            self.on_event({"kind": "warning", "text": f"stopped after step {self.returned['stopped']}; run it again to go on"})
+        """Ask the workers to save their state and end; wait up to `STOP_TIMEOUT_S`."""
+        with suppress(ray.exceptions.RayError, KeyboardInterrupt):
+            self.channel.request_stop()
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            while self.thread.is_alive() and time.monotonic() < deadline:
+                self._pass_events(0.2)
+        if isinstance(self.result, StoppedByRequest):
+            text = f"stopped after step {self.result.step}; run it again to go on"
+            self.on_event(TrainingWarning(text))
 
-    def _silence(self, seconds: float) -> str:
-        if not self.workers:
-            have = ray.cluster_resources()
+    def _describe_silence(self, seconds: float) -> str:
+        if self.workers:
             return (
-                f"the workers did not start within {seconds:g} s (the cluster has {have.get('CPU', 0):g} CPU and "
-                f"{have.get('GPU', 0):g} GPU); see what holds them with `ray status`, or raise train.start_timeout_s"
+                f"no sign of life from the workers for {seconds:g} s (train.watchdog_s and "
+                "train.start_timeout_s); what they had done is in the newest checkpoint, and the "
+                "same command continues there"
             )
         return (
-            f"no sign of life from the workers for {seconds:g} s (train.watchdog_s and train.start_timeout_s); what they had "
-            "done is in the newest checkpoint, and the same command continues there"
+            f"the workers did not start within {seconds:g} s "
+            f"({placement_groups.describe_usage()}); see "
+            "what holds them with `ray status`, or raise train.start_timeout_s"
         )
 
-    def _stacks(self) -> str:
-        """Where watchdogs left stacks on this machine."""
-        found = [
-            path
-            for path in (self.job.scratch() / "stacks").glob(f"{self.job.fingerprint[:12]}-rank*.txt")
-            if path.stat().st_size
-        ]
-        return f"; stacks of ranks that made no step: {', '.join(map(str, found))}" if found else ""
+    def _describe_stacks(self) -> str:
+        paths = ", ".join(map(str, self.job.stacks_paths()))
+        return f"; stacks of ranks that made no step: {paths}" if paths else ""
 
 
-def _free_placement_groups() -> None:
-    """What a dead controller held. On a cluster Ray Train's own cleaner sees to it; it asks the dashboard, which an embedded
-    session does not have, where everything is ours."""
-    if os.environ.get("RAY_ADDRESS"):
-        return
-    for name, group in placement_group_table().items():
-        if group["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+def _first_cause(error: TrainingFailedError) -> str:
+    """Return the first error that is a rank's own.
 
-
-@contextmanager
-def _interruptions() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the first finds the loop between two events; the second ends it at once."""
-    received: list[int] = []
-
-    def receive(number: int, _: object) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    # Ray has put its own handlers in place by now. A polite end is the same for Ctrl-C and for a job's stop.
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _cause(error: TrainingFailedError) -> str:
-    """The first error that is a rank's own: when one rank dies, the others fail for want of it."""
+    When one rank dies, the collective calls of the others fail, too.
+    """
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         failures = sorted(error.worker_failures.items())
-        own = [(rank, e) for rank, e in failures if not isinstance(e, PeerLostError)] or failures
-        rank, failure = own[0]
+        own = [item for item in failures if not isinstance(item[1], PeerLostError)]
+        rank, failure = (own or failures)[0]
         notes = " ".join(getattr(failure, "__notes__", []))
         return f"rank {rank}: {failure} {notes}".strip()
     return str(error)

@@ -1,4 +1,4 @@
-"""A rank that makes no progress writes down where it stands and dies, so that somebody notices."""
+"""A timer that ends a process without progress, after writing its stacks to a file."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import faulthandler
 import time
 from pathlib import Path
 
-_REARM_S = 1.0
+_REARM_INTERVAL_S = 1.0
 
 
 class Watchdog:
-    """`alive` has to be called at least every `seconds`; else all stacks go to `stacks` and the process ends.
+    """Ends this process unless `reset` is called at least every `timeout_s` seconds.
 
-    The timer is a thread of the interpreter's own that needs no lock of Python's: it fires while the process is stuck in C.
+    Before that the stacks of all threads go to the file `stacks`. The timer is a thread of the
+    interpreter that takes no Python lock, so it fires even while the process is stuck in C code.
     """
 
-    def __init__(self, seconds: float, stacks: Path) -> None:
-        self.seconds = seconds
+    def __init__(self, timeout_s: float, stacks: Path) -> None:
+        self.timeout_s = timeout_s
         stacks.parent.mkdir(parents=True, exist_ok=True)
         self.file = stacks.open("w")
-        self.armed = 0.0
+        self.armed_at = 0.0
 
-    def alive(self) -> None:
-        """A sign of progress. Cheap: the timer is set anew once a second at most."""
+    def reset(self) -> None:
+        """Restart the timer. Cheap: it is restarted once a second at most."""
         now = time.monotonic()
-        if now - self.armed >= _REARM_S:
-            self.armed = now
-            faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.file)
+        if now - self.armed_at >= _REARM_INTERVAL_S:
+            self.armed_at = now
+            faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=self.file)
 
-    def rest(self) -> None:
-        """Work is done."""
+    def disarm(self) -> None:
+        """Stop the timer."""
         faulthandler.cancel_dump_traceback_later()
         self.file.close()

@@ -1,68 +1,111 @@
-"""What each Ray Train worker runs: this process's part of one model's training."""
+"""The program of each Ray Train worker: this process's part of one training."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2._internal.execution.context import get_train_context
 
-from components.data.loading.image_stores import Pool, open_pool
+from components.data.loading.image_stores import ImageStore, open_image_store
 from components.errors import PeerLostError, UserError
 from components.models import weights
-from components.orchestration.checkpoints import Checkpoints, Writer
-from components.orchestration.event_channel import Line
-from components.orchestration.job import Job
+from components.orchestration.callbacks import Rank0Callback, WorkerCallback
+from components.orchestration.checkpoints import Checkpoints, CheckpointWriter, parse_checkpoint
+from components.orchestration.event_channel import EventActor, WorkerChannel
+from components.orchestration.events import WorkersStarted
+from components.orchestration.job import (
+    Refused,
+    StoppedByRequest,
+    TrainedModel,
+    TrainingJob,
+    WorkerResult,
+)
 from components.orchestration.watchdog import Watchdog
-from components.training.callback import ALONE, Surroundings
-from components.training.collectives import gather, share_bytes
-from components.training.loop import Outcome, Run, train
+from components.training.callback import TrainerCallback
+from components.training.collectives import broadcast_bytes, gather_objects
+from components.training.config import LoopConfig
+from components.training.events import TrainingWarning
+from components.training.loop import TrainingOutcome, train
+
+WrapCallback = Callable[[TrainerCallback, int], TrainerCallback]
+"""Returns a callback around another one, given the rank. Tests inject faults with it."""
 
 
-def run(config: dict[str, Any]) -> dict[str, Any]:
-    """Entry point of every rank. Rank 0's return value reaches the driver: weights as safetensors bytes, and the rest.
+class WorkerConfig(TypedDict):
+    """The argument that Ray Train hands to every worker."""
 
-    A mistake of the user's that shows only here is returned, not raised: starting the group again would not mend it. So is
-    an error that already ended an earlier group at the same step.
+    job: TrainingJob
+    events: ray.actor.ActorHandle[EventActor]
+    wrap_callback: WrapCallback | None
+
+
+def run_worker(config: WorkerConfig) -> WorkerResult | None:
+    """Train `job` on this rank; rank 0 returns the result, the others None.
+
+    A mistake of the user that only shows here is returned as `Refused`, not raised: Ray Train
+    would restart the group, which cannot help. The same holds for an error that has already
+    ended an earlier group in the same way.
     """
-    job: Job = config["job"]
-    line = Line(config["mailbox"])
-    cause = line.mailbox.hopeless()
-    if cause:
-        return {"refused": cause}
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
-    torch.set_num_threads(max(1, int(job.cpus_per_worker)))
-    device = ray.train.torch.get_device() if job.device == "gpu" else torch.device("cpu")
-    stacks = job.scratch() / "stacks" / f"{job.fingerprint[:12]}-rank{rank}.txt"
-    line.tell_stacks(stacks, rank, job.watchdog_s)
-    watchdog = Watchdog(job.watchdog_s, stacks)
+    job = config["job"]
+    channel = WorkerChannel(config["events"])
+    fatal_error = channel.fatal_error()
+    if fatal_error:
+        return Refused(fatal_error)
+    rank = ray.train.get_context().get_world_rank()
+    _report_stacks(job, rank, channel)
+    watchdog = Watchdog(job.watchdog_s, job.stacks_path(rank))
     try:
-        return _train(job, line, rank, context.get_world_size(), device, watchdog.alive)
+        return _train(config, channel, rank, watchdog)
     except UserError as error:
-        return {"refused": str(error)}
+        return Refused(str(error))
     except PeerLostError:
         raise
     except Exception as error:
-        line.failed(error)
+        channel.report_failure(error)
         raise
     finally:
-        watchdog.rest()
+        watchdog.disarm()
 
 
-def _train(job: Job, line: Line, rank: int, world: int, device: torch.device, alive: Callable[[], None]) -> dict[str, Any]:
-    emit = line.emit if rank == 0 else ALONE.emit
-    checkpoints = Checkpoints(job.open_store(), job.fingerprint, job.checkpoint.keep)
-    emit({"kind": "started", "workers": world})
-    # Unpacking a large set may take this node, or another one, longer than any step: the watchdog begins afterwards.
-    train_images, val_images = _open(job, device, line.heartbeat if rank == 0 else ALONE.alive)
-    alive()
-    saved = share_bytes(checkpoints.newest(emit) if rank == 0 else None, device)
-    run = Run(
+def _report_stacks(job: TrainingJob, rank: int, channel: WorkerChannel) -> None:
+    """Rename the stacks that a watchdog of an earlier group left here, and report them."""
+    stacks = job.stacks_path(rank)
+    if stacks.exists() and stacks.stat().st_size:
+        kept = stacks.replace(stacks.with_suffix(f".{int(time.time())}.txt"))
+        channel.send(
+            TrainingWarning(
+                f"rank {rank} made no step for {job.watchdog_s:g} s and was ended; "
+                f"its stacks: {kept}"
+            )
+        )
+
+
+def _train(
+    config: WorkerConfig, channel: WorkerChannel, rank: int, watchdog: Watchdog
+) -> WorkerResult | None:
+    job = config["job"]
+    torch.set_num_threads(max(1, int(job.cpus_per_worker)))
+    device = ray.train.torch.get_device() if job.device == "gpu" else torch.device("cpu")
+    checkpoints = Checkpoints(job.checkpoint_store(), job.fingerprint, job.checkpoint.keep)
+    if rank == 0:
+        channel.send(WorkersStarted(ray.train.get_context().get_world_size()))
+    # Unpacking a large set may take longer than any step: the watchdog starts afterwards.
+    train_images, val_images = _open_images(job, device, channel, rank)
+    watchdog.reset()
+    callback: TrainerCallback = WorkerCallback(watchdog)
+    checkpoint = None
+    if rank == 0:
+        writer = CheckpointWriter(checkpoints, channel.send)
+        callback = Rank0Callback(watchdog, channel, writer, job.checkpoint)
+        checkpoint = checkpoints.read_newest(channel.send)
+    if config["wrap_callback"] is not None:
+        callback = config["wrap_callback"](callback, rank)
+    checkpoint = broadcast_bytes(checkpoint, device)
+    loop = LoopConfig(
         network=job.network,
         train=train_images,
         val=val_images,
@@ -71,64 +114,52 @@ def _train(job: Job, line: Line, rank: int, world: int, device: torch.device, al
         micro_batches=job.micro_batches,
         seed=job.seed,
         device=device,
-        around=_lead(job, line, checkpoints, alive) if rank == 0 else Surroundings(alive=alive, leaving=_leaving),
+        callback=callback,
     )
-    outcome = train(run, precision=job.precision, resume=None if saved is None else checkpoints.read(saved))
-    return _report(job, outcome) if rank == 0 else {}
+    resume = None if checkpoint is None else parse_checkpoint(checkpoint)
+    outcome = train(loop, precision=job.precision, resume=resume)
+    return _result(job, outcome) if rank == 0 else None
 
 
-def _leaving() -> bool:
-    """Whether Ray knows that a node of this group is about to be taken away.
+def _open_images(
+    job: TrainingJob, device: torch.device, channel: WorkerChannel, rank: int
+) -> tuple[ImageStore, ImageStore]:
+    """Open the training and the validation split on every rank.
 
-    The public `ray.train.get_preemption_info` is a barrier through an actor, too slow for every step. What one rank knows
-    reaches the others with the next step's sums instead.
+    Raises:
+        UserError: on every rank, when one of them cannot read its splits; with its reason.
     """
-    return get_train_context().preemption_context.preemption_info is not None
-
-
-def _lead(job: Job, line: Line, checkpoints: Checkpoints, alive: Callable[[], None]) -> Surroundings:
-    """Rank 0 speaks for all: state is the same on every rank."""
-    writer = Writer(checkpoints, line.emit)
-    last_time, last_step = time.monotonic(), 0
-
-    def save(state: dict[str, Any], wait: bool) -> None:
-        nonlocal last_time, last_step
-        last_time, last_step = time.monotonic(), state["step"]
-        writer.save(state, wait)
-
-    def due(step: int) -> bool:
-        seconds, steps = job.checkpoint.every_seconds, job.checkpoint.every_steps
-        return bool((seconds and time.monotonic() - last_time >= seconds) or (steps and step - last_step >= steps))
-
-    def progress() -> None:
-        alive()
-        line.heartbeat()
-
-    return Surroundings(emit=line.emit, alive=progress, save=save, due=due, leaving=_leaving, stop=line.mailbox.stop_asked)
-
-
-def _open(job: Job, device: torch.device, alive: Callable[[], None]) -> tuple[Pool, Pool]:
-    """Both splits, on every rank; a rank that cannot read them ends all of them, with its reason."""
-    error, splits = None, []
+    error = None
+    stores = []
+    sharing_workers = ray.train.get_context().get_local_world_size()
+    on_progress = channel.heartbeat if rank == 0 else _nothing
     try:
-        cache, sharers = job.scratch() / "images", ray.train.get_context().get_local_world_size()
-        paths = [job.locate(path) for path in (job.train_data, job.val_data)]
-        splits = [open_pool(path, job.images, cache, device, sharers, alive) for path in paths]
+        for split in (job.train_data, job.val_data):
+            folder = job.locate(split)
+            cache = job.scratch() / "images"
+            stores.append(
+                open_image_store(folder, job.images, cache, device, sharing_workers, on_progress)
+            )
     except (UserError, OSError) as caught:
         error = str(caught)
-    errors = [f"rank {rank}: {text}" for rank, text in enumerate(gather(error)) if text]
+    errors = [f"rank {rank}: {text}" for rank, text in enumerate(gather_objects(error)) if text]
     if errors:
         raise UserError("; ".join(errors))
-    return splits[0], splits[1]
+    train_images, val_images = stores
+    return train_images, val_images
 
 
-def _report(job: Job, outcome: Outcome) -> dict[str, Any]:
-    if outcome.stopped is not None:
-        return {"stopped": outcome.stopped}
-    return {
-        "weights": weights.serialize(job.network, outcome.state),
-        "history": outcome.history,
-        "best": outcome.best,
-        "precision": outcome.precision,
-        "parameters": outcome.parameters,
-    }
+def _nothing() -> None: ...
+
+
+def _result(job: TrainingJob, outcome: TrainingOutcome) -> WorkerResult:
+    if outcome.stopped_at_step is not None:
+        return StoppedByRequest(outcome.stopped_at_step)
+    assert outcome.best is not None
+    return TrainedModel(
+        weights=weights.serialize(job.network, outcome.weights),
+        history=outcome.history,
+        best=outcome.best,
+        precision=outcome.precision,
+        parameters=outcome.parameters,
+    )

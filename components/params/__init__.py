@@ -1,7 +1,7 @@
-"""The typed schema of `params.yaml`: every value that someone may tune, with its unit and its bounds.
+"""Typed schema of `params.yaml`: every parameter with its unit and bounds.
 
-Keys that the file leaves out take the defaults below. Anything misspelt, of a wrong type or out of bounds is
-reported at once, all of it together, before any work starts.
+A key that the file leaves out takes its default. Misspelt keys, wrong types and values out of
+bounds are reported together, before any work starts.
 """
 
 from components.params.augment import (
@@ -23,7 +23,7 @@ from components.params.augment import (
 )
 from components.params.base import Architecture, Section
 from components.params.evaluate import Evaluate, Gates, Promote, Register
-from components.params.file import Params, load_params
+from components.params.file import PARAMS_FILE, Params, load_params
 from components.params.preprocess import (
     CsvSource,
     IdxSource,
@@ -34,9 +34,11 @@ from components.params.preprocess import (
     Source,
     TorchvisionSource,
 )
-from components.params.train import Checkpoint, EarlyStopping, Elastic, Loss, Recipe, Train
+from components.params.recipe import EarlyStopping, Loss, Muon, Recipe
+from components.params.train import Checkpoint, Train, WorkerRange
 
 __all__ = [
+    "PARAMS_FILE",
     "Affine",
     "Architecture",
     "Augment",
@@ -46,7 +48,6 @@ __all__ = [
     "Crop",
     "CsvSource",
     "EarlyStopping",
-    "Elastic",
     "Erasing",
     "Evaluate",
     "Gates",
@@ -55,6 +56,7 @@ __all__ = [
     "ImageFolderSource",
     "Limits",
     "Loss",
+    "Muon",
     "OnlineAugment",
     "Operation",
     "Params",
@@ -73,5 +75,6 @@ __all__ = [
     "Train",
     "TrivialAugment",
     "VerticalFlip",
+    "WorkerRange",
     "load_params",
 ]

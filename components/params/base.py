@@ -1,4 +1,4 @@
-"""What the sections have in common: kinds of values and their strictness."""
+"""Value types and the base class that all sections of `params.yaml` share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
-# PyYAML reads `1e-3` as a string, so real numbers are taken from strings too; whole numbers and booleans never are.
-Whole = Annotated[int, Field(strict=True)]
-Real = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
-Flag = Annotated[bool, Field(strict=True)]
-Share = Annotated[Real, Field(ge=0, le=1)]
+Integer = Annotated[int, Field(strict=True)]
+# PyYAML reads `1e-3` as a string, so `Number` takes strings too. Integers and booleans never do.
+Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
+Boolean = Annotated[bool, Field(strict=True)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
 # Names become paths, stage names and tags.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+# A path relative to the repository, or a URI that fsspec can open. `dvc.yaml` interpolates it.
+Location = Annotated[str, StringConstraints(min_length=1)]
+Column = Annotated[str, StringConstraints(min_length=1)]
 Architecture = Literal["cnn", "resnet20", "resnet18", "resnet34", "resnet50"]
 Stem = Literal["cifar", "imagenet"]
+# Architectures that come with either stem.
+STEM_ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 
 
 class Section(BaseModel):
+    """One section of `params.yaml`: it is immutable and refuses unknown keys.
+
+    The docstrings of the fields are the reference of parameters that the user reads.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-# Where images are: relative to the repository, or an address that fsspec knows. `dvc.yaml` takes its dependency from here.
-Location = Annotated[str, StringConstraints(min_length=1)]
-Column = Annotated[str, StringConstraints(min_length=1)]

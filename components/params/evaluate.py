@@ -6,40 +6,50 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from components.params.base import Section, Share, Whole
+from components.params.base import Fraction, Integer, Section
 
 
 class Register(Section):
+    """Section `register`."""
+
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$")]
-    """Registered model: one per task, of which each trained model is a version."""
+    """Registered model. There is one per task; each trained model becomes a version of it."""
 
 
 class Gates(Section):
-    """Floors and ceilings on the test split that a version must meet to be promoted; null switches one off."""
+    """Thresholds on the test split that a version must meet to be promoted; null disables one."""
 
-    min_top1: Share | None = None
-    """Least share of images whose most probable class is right."""
-    min_class_recall: Share | None = None
-    """Least recall of the worst class."""
-    max_ece: Share | None = None
-    """Largest expected calibration error (15 equal bins, arXiv:1706.04599)."""
+    min_top1: Fraction | None = None
+    """Smallest fraction of images whose most probable class is correct (top-1 accuracy)."""
+    min_class_recall: Fraction | None = None
+    """Smallest recall of the worst class."""
+    max_ece: Fraction | None = None
+    """Largest expected calibration error (15 bins of equal width, arXiv:1706.04599)."""
 
 
 class Evaluate(Section):
-    num_workers: Annotated[Whole, Field(ge=1, le=4096)] = 1
-    """Processes that share the test split, in turns if they are more than the cores; the metrics do not depend on it."""
-    batch_size: Annotated[Whole, Field(ge=2, le=65_536)] = 500
+    """Section `evaluate`."""
+
+    num_workers: Annotated[Integer, Field(ge=1, le=4096)] = 1
+    """Processes that share the test split. They take turns when they outnumber the cores. The
+    metrics do not depend on it."""
+    batch_size: Annotated[Integer, Field(ge=2, le=65_536)] = 500
     """Images per forward pass."""
-    top_k: Annotated[Whole, Field(ge=2)] = 5
+    top_k: Annotated[Integer, Field(ge=2)] = 5
     """k of the top-k accuracy."""
     gates: Gates = Gates()
-    """What a version must meet."""
+    """Thresholds that a version must meet."""
 
 
 class Promote(Section):
+    """Section `promote`."""
+
     alias: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = "champion"
-    """The alias that `promote` moves unless told otherwise, and whose holder a candidate must not be worse than."""
+    """Alias that `promote` moves by default. A candidate must not be worse than the version that
+    holds it."""
     metric: Annotated[str, StringConstraints(min_length=1)] = "top1"
-    """What `promote --best` goes by, of those in `reports/metrics.json`; of `nll` and `ece` less is better."""
-    max_regression: Share = 0.005
-    """Top-1 that may be lost: a candidate passes if even the low end of the paired 95 % interval does not lose more."""
+    """Metric of `reports/metrics.json` by which `promote --best` chooses. The lowest value wins for
+    `nll` and `ece`, the highest for all others."""
+    max_regression: Fraction = 0.005
+    """Tolerated loss of top-1 accuracy. A candidate passes if the lower end of the paired 95 %
+    interval of the difference is no further below zero."""

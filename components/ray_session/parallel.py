@@ -1,45 +1,67 @@
-"""Plain functions over many inputs, in parallel Ray tasks."""
+"""Parallel map over Ray tasks."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.ray_session.session import session
 
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
-def spread(function: Callable[..., Any], items: list[int], parts: int, *shared: Any) -> list[tuple[list[int], Any]]:
-    """Calls `function(part, *shared)` in `parts` tasks of one core each, item n in part n mod `parts`.
+_Result = TypeVar("_Result")
 
-    Tasks beyond the cores there are wait their turn. `shared` values are shipped once per node. Returns each part with
-    its result.
+
+def ray_map(
+    function: Callable[..., _Result], items: list[int], num_tasks: int, *shared: Any
+) -> list[tuple[list[int], _Result]]:
+    """Call `function(part, *shared)` on each part of `items`, and return each part with its result.
+
+    Args:
+        function: runs in Ray tasks of one core each.
+        items: item n goes into part n mod `num_tasks`.
+        num_tasks: number of parts and tasks. Tasks beyond the number of cores wait their turn.
+        *shared: values that are shipped once per node.
     """
-    with session(parts):
+    with session():
         import ray
 
         task = ray.remote(num_cpus=1, max_retries=2)(function)
-        placed = [ray.put(value) for value in shared]
-        dealt = [items[n::parts] for n in range(parts)]
-        return list(zip(dealt, ray.get([task.remote(part, *placed) for part in dealt]), strict=True))
+        references = [ray.put(value) for value in shared]
+        parts = [items[n::num_tasks] for n in range(num_tasks)]
+        results = ray.get([task.remote(part, *references) for part in parts])
+        return list(zip(parts, results, strict=True))
 
 
-def stream(function: Callable[..., Any], inputs: Iterable[tuple[Any, ...]], workers: int | None, *shared: Any) -> Iterator[Any]:
-    """Yields `function(*input, *shared)` in the order of the inputs, from tasks of one core each.
+def ray_imap(
+    function: Callable[..., _Result],
+    inputs: Iterable[tuple[Any, ...]],
+    num_tasks: int | None,
+    *shared: Any,
+) -> Iterator[_Result]:
+    """Yield `function(*input, *shared)` for each input, in the order of the inputs.
 
-    At most `workers` tasks (default: two per core of the cluster, so that none is idle) are under way or wait to be taken
-    at any moment, however many inputs there are: memory does not grow with them.
+    Memory does not grow with the number of inputs.
+
+    Args:
+        function: runs in Ray tasks of one core each.
+        inputs: read as tasks finish.
+        num_tasks: maximum number of tasks that run or whose results were not yielded yet.
+            Default: two per core of the cluster, so that no core is idle.
+        *shared: values that are shipped once per node.
     """
-    with session(workers):
+    with session():
         import ray
 
         task = ray.remote(num_cpus=1, max_retries=2)(function)
-        placed = [ray.put(value) for value in shared]
-        most = workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        under_way: deque[Any] = deque()
+        references = [ray.put(value) for value in shared]
+        limit = num_tasks or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        pending: deque[ObjectRef] = deque()
         for values in inputs:
-            if len(under_way) == most:
-                yield ray.get(under_way.popleft())
-            under_way.append(task.remote(*values, *placed))
-        while under_way:
-            yield ray.get(under_way.popleft())
+            if len(pending) == limit:
+                yield ray.get(pending.popleft())
+            pending.append(task.remote(*values, *references))
+        while pending:
+            yield ray.get(pending.popleft())

@@ -1,4 +1,4 @@
-"""The base class of all records."""
+"""Base class of all records."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise UserError(f"{path} is missing; `dvc repro` makes it, `dvc pull` fetches it") from None
+            raise UserError(
+                f"{path} is missing; `dvc repro` makes it, `dvc pull` fetches it"
+            ) from None
         except ValidationError as error:
-            raise UserError(f"{path} is not a {cls.__name__} of this version of Kiln: {error}; run `dvc repro`") from None
+            raise UserError(
+                f"{path} is not a {cls.__name__} of this version of Kiln: {error}; run `dvc repro`"
+            ) from None

@@ -1,4 +1,4 @@
-"""One split on disk: its manifest and its shards."""
+"""Description of one split on disk: its manifest and its shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Shard(Record):
 
 
 class Channels(Record):
-    """Mean and standard deviation of each channel of the training split, from 0 to 255."""
+    """Mean and standard deviation of each channel of the training split, on the scale 0 to 255."""
 
     mean: list[float]
     std: list[float]
@@ -25,8 +25,9 @@ class Channels(Record):
 class Manifest(Record):
     """Contents of one split on disk.
 
-    Images are `uint8 (N, H, W, C)` and `shape` is `(H, W, C)`. `origin` maps the name of each
-    input to its SHA-256.
+    Images are `uint8 (N, H, W, C)` and `shape` is `(H, W, C)`. `class_counts` has the number of
+    images of each class, in the order of `classes`. `origin` maps the name of each input to its
+    SHA-256.
     """
 
     format: int = 1

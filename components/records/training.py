@@ -1,4 +1,4 @@
-"""A network's description and the result of training it."""
+"""Description of a network, and the result of training it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from components.records.splits import Channels
 
 
 class Network(Record):
-    """Arguments for building a model before its weights are loaded. `shape` is `(H, W, C)`."""
+    """Arguments for building a model before its weights are loaded.
+
+    `shape` is the `(H, W, C)` of an image. `width` is the number of channels of the first stage,
+    None for the architecture's default. With `mirror` the model averages the logits of an image and
+    of its mirror image.
+    """
 
     architecture: str
     width: int | None
@@ -23,8 +28,9 @@ class Network(Record):
 class Epoch(Record):
     """One row of `history.csv`.
 
-    Losses are means per image in nats; `train_top1` and `val_top1` are shares of 1. All are
-    exact over the images of the split, whatever the number of workers.
+    `step` counts the steps from the start of training to the end of the epoch. Losses are means per
+    image in nats. `train_top1` and `val_top1` are fractions of 1. All are exact over the images of
+    the split, for any number of workers.
     """
 
     epoch: int
@@ -39,8 +45,9 @@ class Epoch(Record):
 class TrainResult(Record):
     """`models/M/result.json`: the description of the weights beside it.
 
-    `sha256` is the digest of `weights.safetensors`. `data` maps `raw`, `prepared`, `training`
-    (the augmented split) and `validation` to the digests of what the weights were trained on.
+    `parameters` is the number of weights. `sha256` is the digest of `weights.safetensors`. `data`
+    maps `raw`, `prepared`, `training` (the augmented split) and `validation` to the digests of the
+    data. `micro_batches` is the number of micro-batches in a global batch.
     """
 
     model: str

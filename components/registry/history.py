@@ -1,178 +1,240 @@
-"""Every move of an alias, append-only, in the registry: `<name>-history`, a registered model whose versions are the moves.
+"""Append-only history of the moves of aliases, in the registry itself.
 
-The registry hands out version numbers one by one, so that the moves have one order for everybody. A move names the one
-that its author knew as the last (`after`); if another came between, it is void, for everybody alike. That is the compare
-and swap: of two people who move an alias at the same moment, one is told of the other.
+The moves of the aliases of `<name>` are the versions of the registered model `<name>-history`. The
+registry assigns version numbers one after the other, so that all processes see the moves in the
+same order. A move contains the number of the last move that its author knew (`after`). If another
+move came between, it is void for all readers. This makes `append` a compare-and-swap: of two users
+who move an alias at the same time, one gets an error that describes the other's move.
 
-A move is written before the alias is set. Whoever dies in between leaves an alias that does not follow its history, which
-`state` tells and the next move mends.
+A move is appended before the alias is set. A process that dies in between leaves an alias that
+differs from its history. `get_alias_state` reports this and the next move repairs it.
 """
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 
 from components.errors import UserError
-from components.records.registry import Move
+from components.records.moves import Move
 from components.registry import HISTORY_SUFFIX, model_versions
 from components.tracking import store
 
-_TAG = "kiln.move"
+_MOVE_TAG = "kiln.move"
+_SYNC_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A move and its number."""
+class RecordedMove:
+    """A move and its number in the history."""
 
     number: int
     move: Move
 
+    def table_row(self) -> list[str]:
+        """Return number, time, user, source, target and reason, for display."""
+        move = self.move
+        reason = move.reason
+        if move.undoes:
+            reason += f" (takes back {move.undoes})"
+        if move.override:
+            reason += f" [OVERRIDE: {move.override}]"
+        versions = [describe_version(move.source), describe_version(move.target)]
+        return [str(self.number), move.when, move.who, *versions, reason]
+
 
 @dataclass(frozen=True)
-class State:
-    """One alias: where it stands, where its history says that it should, and the moves that led there."""
+class AliasState:
+    """One alias in the registry, compared with its history.
+
+    `current_version` is the version that the alias names, `expected_version` the version to which
+    its history leads. Both are None for "no version". `moves` are the valid moves of this alias,
+    oldest first. `last_number` is the number of the last valid move of any alias, 0 if there is
+    none. `versions` are all versions in the registry.
+    """
 
     alias: str
-    now: int | None
-    expected: int | None
-    entries: list[Entry]
-    # The number of the last move of any alias, and the versions that are in the registry.
-    after: int
-    there: frozenset[int]
+    current_version: int | None
+    expected_version: int | None
+    moves: list[RecordedMove]
+    last_number: int
+    versions: frozenset[int]
 
     @property
     def interrupted(self) -> bool:
-        """The last move is written and the alias not yet set: its author died in between, or is about to set it."""
-        there = self.expected is None or self.expected in self.there
-        return bool(self.entries) and there and self.now != self.expected and self.now == self.entries[-1].move.source
+        """True if the last move is recorded and the alias is still where the move began.
+
+        Its author died before setting the alias, or is about to set it.
+        """
+        if not self.moves or self.current_version == self.expected_version:
+            return False
+        if self.expected_version is not None and self.expected_version not in self.versions:
+            return False
+        return self.current_version == self.moves[-1].move.source
 
     @property
-    def holder(self) -> int | None:
-        """Who counts as holding the alias: an unfinished move counts as done, for it was decided."""
-        return self.expected if self.interrupted else self.now
+    def effective_version(self) -> int | None:
+        """The version of the alias if an interrupted move counts as done: it was decided."""
+        return self.expected_version if self.interrupted else self.current_version
 
     @property
-    def rival(self) -> int | None:
-        """Whom a candidate is compared with: where the history leads, even if somebody moved the alias by hand since; if that
-        version was deleted, whoever stood there before it."""
-        if not self.entries or self.expected is None:
-            return self.now
-        stood = [self.expected, *(entry.move.target for entry in reversed(self.live))]
-        return next((version for version in stood if version in self.there), self.now)
+    def baseline_version(self) -> int | None:
+        """The version that a candidate is compared with.
+
+        It is the version to which the history leads, even if the alias was moved by hand since. If
+        that version was deleted, it is the last one before it that still exists.
+        """
+        if self.expected_version is None:
+            return self.current_version
+        earlier = (recorded.move.target for recorded in reversed(self.active_moves))
+        versions = [self.expected_version, *earlier]
+        return next((v for v in versions if v in self.versions), self.current_version)
 
     @property
-    def live(self) -> list[Entry]:
-        """The moves that are neither taken back nor the taking back of another."""
-        undone = {entry.move.undoes for entry in self.entries}
-        return [entry for entry in self.entries if entry.move.undoes is None and entry.number not in undone]
+    def active_moves(self) -> list[RecordedMove]:
+        """The moves without rollbacks and without the moves that a rollback took back."""
+        undone = {recorded.move.undoes for recorded in self.moves}
+        return [
+            recorded
+            for recorded in self.moves
+            if recorded.move.undoes is None and recorded.number not in undone
+        ]
 
-    def before(self, entry: Entry) -> int | None:
-        """Where the alias stood before a move: where the history led then, so that what was set by hand does not come back.
-        Only before the first move is it what was found there."""
-        earlier = [other for other in self.entries if other.number < entry.number]
-        return earlier[-1].move.target if earlier else entry.move.source
+    def get_version_before(self, recorded: RecordedMove) -> int | None:
+        """Return the version of the alias before a move, according to the history.
 
-    def overridden(self, version: int) -> bool:
-        """Whether somebody has put a version here against what spoke against it, and said why."""
-        return any(entry.move.target == version and entry.move.override for entry in self.entries)
+        A version that was set by hand is not returned, so that a rollback does not restore it. The
+        first move is the exception: before it, the version that it found counts.
+        """
+        earlier = [other for other in self.moves if other.number < recorded.number]
+        return earlier[-1].move.target if earlier else recorded.move.source
 
-    def doubt(self, name: str) -> str | None:
-        """How the alias came to stand elsewhere than its history leads."""
+    def was_overridden(self, version: int) -> bool:
+        """Return whether an override has ever promoted a version to this alias."""
+        return any(
+            recorded.move.target == version and recorded.move.override for recorded in self.moves
+        )
+
+    def find_inconsistency(self, name: str) -> str | None:
+        """Return a message if the alias differs from its history, else None."""
+        alias = f"{name}@{self.alias}"
+        current = describe_version(self.current_version)
+        expected = describe_version(self.expected_version)
         if self.interrupted:
             return (
-                f"move {self.entries[-1].number} of {name}@{self.alias} to {describe(self.expected)} is under way or was "
-                f"interrupted, or somebody has set the alias back to {describe(self.now)} by hand; the move counts as done"
+                f"move {self.moves[-1].number} of {alias} to {expected} is under way or was "
+                f"interrupted, or somebody has set the alias back to {current} by hand; the move "
+                "counts as done"
             )
-        if self.now != self.expected:
+        if self.current_version != self.expected_version:
             return (
-                f"{name}@{self.alias} is {describe(self.now)}, but its history leads to {describe(self.expected)}: "
-                "it was moved by hand, or its version was deleted"
+                f"{alias} is {current}, but its history leads to {expected}: it was moved by hand, "
+                "or its version was deleted"
             )
         return None
 
 
-def ledger(name: str) -> str:
+def history_model_name(name: str) -> str:
+    """Return the name of the registered model that holds the history of another."""
     return name + HISTORY_SUFFIX
 
 
-def read(client: MlflowClient, name: str) -> list[Entry]:
-    """Every valid move of every alias, in order.
+def read_moves(client: MlflowClient, name: str) -> list[RecordedMove]:
+    """Return the valid moves of all aliases of a registered model, oldest first.
 
     Raises:
-        UserError: a record is missing or cannot be read: somebody cut the history.
+        UserError: A move is missing or unreadable: the history was altered.
     """
-    entries: list[Entry] = []
-    last = 0
-    for expected, version in enumerate(model_versions.versions(client, ledger(name)), 1):
+    history_name = history_model_name(name)
+    moves: list[RecordedMove] = []
+    last_number = 0
+    for expected, version in enumerate(model_versions.list_versions(client, history_name), 1):
         number = int(version.version)
-        if number != expected or _TAG not in version.tags:
-            raise UserError(f"the history {ledger(name)} was tampered with: move {expected} is not there")
-        move = Move.model_validate_json(version.tags[_TAG])
-        if move.after == last:
-            entries.append(Entry(number, move))
-            last = number
-    return entries
+        if number != expected or _MOVE_TAG not in version.tags:
+            raise UserError(
+                f"the history {history_name} was tampered with: move {expected} is not there"
+            )
+        move = Move.model_validate_json(version.tags[_MOVE_TAG])
+        if move.after == last_number:
+            moves.append(RecordedMove(number, move))
+            last_number = number
+    return moves
 
 
-def state(client: MlflowClient, name: str, alias: str) -> State:
-    """Where an alias stands, and where its history says that it stands."""
-    everything = read(client, name)
-    entries = [entry for entry in everything if entry.move.alias == alias]
-    expected = entries[-1].move.target if entries else None
-    there = frozenset(int(version.version) for version in model_versions.versions(client, name))
-    after = everything[-1].number if everything else 0
-    return State(alias, model_versions.aliases(client, name).get(alias), expected, entries, after, there)
-
-
-def begin(client: MlflowClient, name: str) -> None:
-    """Makes the registered model that holds the moves, unless it is there."""
-    model_versions.ensure(
-        client, ledger(name), f"Every move of an alias of {name}, one version each. Written by Kiln; never edit it."
+def get_alias_state(client: MlflowClient, name: str, alias: str) -> AliasState:
+    """Return the version that an alias names and the version to which its history leads."""
+    all_moves = read_moves(client, name)
+    moves = [recorded for recorded in all_moves if recorded.move.alias == alias]
+    versions = model_versions.list_versions(client, name)
+    return AliasState(
+        alias=alias,
+        current_version=model_versions.get_aliases(client, name).get(alias),
+        expected_version=moves[-1].move.target if moves else None,
+        moves=moves,
+        last_number=all_moves[-1].number if all_moves else 0,
+        versions=frozenset(int(version.version) for version in versions),
     )
 
 
-def append(client: MlflowClient, name: str, move: Move) -> Entry:
-    """Adds a move to the history.
+def ensure_history(client: MlflowClient, name: str) -> None:
+    """Create the registered model that holds the moves, if it does not exist."""
+    model_versions.ensure_registered_model(
+        client,
+        history_model_name(name),
+        f"Every move of an alias of {name}, one version each. Written by Kiln; never edit it.",
+    )
+
+
+def append(client: MlflowClient, name: str, move: Move) -> RecordedMove:
+    """Append a move to the history.
 
     Raises:
-        UserError: another move came first; says whose.
+        UserError: Another move came first. The message describes it.
     """
-    source, tags = f"models:/{name}/{move.target or move.source}", {_TAG: move.model_dump_json()}
-    with store.permitted(f"move {name}@{move.alias} (nothing was changed)", "promoters"):
-        begin(client, name)
-        client.create_model_version(ledger(name), source=source, tags=tags, await_creation_for=0)
-    entries = read(client, name)
-    # By its nonce and not by the number that came back: if the reply was lost, the client has written the move twice.
-    for entry in entries:
-        if entry.move.nonce == move.nonce:
-            return entry
-    first = next(entry for entry in entries if entry.number > move.after)
+    source = f"models:/{name}/{move.target or move.source}"
+    tags = {_MOVE_TAG: move.model_dump_json()}
+    with store.explain_denial(f"move {name}@{move.alias} (nothing was changed)", "promoters"):
+        ensure_history(client, name)
+        client.create_model_version(
+            history_model_name(name), source=source, tags=tags, await_creation_for=0
+        )
+    moves = read_moves(client, name)
+    # The move is found by its nonce and not by the version number that the call returned. If the
+    # reply was lost, the client has repeated the call and written the move twice.
+    for recorded in moves:
+        if recorded.move.nonce == move.nonce:
+            return recorded
+    first = next(recorded for recorded in moves if recorded.number > move.after).move
     raise UserError(
-        f"{first.move.who} was quicker: {first.move.alias} moved to {describe(first.move.target)} at {first.move.when} "
-        f"({first.move.reason}); nothing was changed, look at `--history` and decide again"
+        f"{first.who} was quicker: {first.alias} moved to {describe_version(first.target)} at "
+        f"{first.when} ({first.reason}); nothing was changed, look at `--history` and decide again"
     )
 
 
-@store.permitted("set an alias (the move is in the history; who may set it completes it)", "promoters")
-def follow(client: MlflowClient, name: str, alias: str) -> int | None:
-    """Sets an alias to where the history says, and looks again, so that the last of several movers is the one that counts."""
-    for _ in range(20):
-        current = state(client, name, alias)
-        if current.now == current.expected:
-            return current.now
-        if current.expected is None:
+@store.explain_denial(
+    "set an alias (the move is in the history; who may set it completes it)", "promoters"
+)
+def sync_alias(client: MlflowClient, name: str, alias: str) -> int | None:
+    """Set an alias to the version to which its history leads, and return that version.
+
+    Reads the history again after setting the alias. If several processes set it at the same time,
+    the last recorded move therefore wins.
+
+    Raises:
+        UserError: The alias changes again after each of 20 attempts.
+    """
+    for _ in range(_SYNC_ATTEMPTS):
+        state = get_alias_state(client, name, alias)
+        if state.current_version == state.expected_version:
+            return state.current_version
+        if state.expected_version is None:
             client.delete_registered_model_alias(name, alias)
         else:
-            client.set_registered_model_alias(name, alias, str(current.expected))
+            client.set_registered_model_alias(name, alias, str(state.expected_version))
     raise UserError(f"{name}@{alias} does not stay where it is set; somebody else keeps moving it")
 
 
-def describe(version: int | None) -> str:
+def describe_version(version: int | None) -> str:
+    """Return "version N", or "nothing" if there is none."""
     return "nothing" if version is None else f"version {version}"
-
-
-def nonce() -> str:
-    return uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""A model as files: stored as pt2 with its network beside it, loaded without running anything that came along."""
+"""Models as files: stored in the pt2 format, loaded without running code that came with them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,22 @@ from components.provenance import LIBRARIES, environment
 from components.records.training import Network
 from components.tracking import store
 
-SHA256 = "kiln.sha256"
-_NETWORK = "kiln.network"
-# What MLflow adds to a copy that it hands out.
-_ADDED = "registered_model_meta"
-_PARITY = 1e-4
-# torch.export and MLflow's current experiment are the process's, not a thread's.
-_ONE_AT_A_TIME = threading.Lock()
+SHA256_KEY = "kiln.sha256"
+_NETWORK_KEY = "kiln.network"
+# MLflow adds this file to every copy of a registered model that it hands out.
+_ADDED_FILE = "registered_model_meta"
+_TOLERANCE = 1e-4
+# torch.export and MLflow's current experiment are global to the process, not to a thread.
+_SAVE_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A stored model: the module (uint8 images to logits), its network, the digest of its weights (`components.models.
-    weights`) and that of all its files."""
+class LoadedModel:
+    """A stored model.
+
+    `module` turns uint8 images into logits. `sha256` is the digest of the weights
+    (`components.models.weights`), `files_sha256` that of all files of the model.
+    """
 
     module: nn.Module
     network: Network
@@ -48,32 +51,50 @@ class Loaded:
     files_sha256: str
 
 
-def save(module: nn.Module, network: Network, sha256: str, name: str, run_id: str, experiment_id: str) -> ModelInfo:
-    """Logs a model under a run and reads it back.
+def save(
+    module: nn.Module, network: Network, sha256: str, name: str, run_id: str, experiment_id: str
+) -> ModelInfo:
+    """Log a model under a run, then load it and compare it with the original.
+
+    Args:
+        module: The model, from uint8 images to logits.
+        network: Description of the architecture.
+        sha256: Digest of the weights.
+        name: Name of the logged model.
+        run_id: The run.
+        experiment_id: The experiment that the run is in.
 
     Raises:
-        UserError: the store could not take it, or what came back is not what went in.
+        UserError: The store could not take the model, or it returned another one.
     """
     try:
-        with _ONE_AT_A_TIME, store.permitted("store a model", "the training identity"):
-            # MLflow files the model under the experiment that is set, whatever the run's is.
+        with _SAVE_LOCK, store.explain_denial("store a model", "the training identity"):
+            # MLflow files a model under the current experiment, whatever experiment its run is in.
             mlflow.set_experiment(experiment_id=experiment_id)
             info = _log(module, network, sha256, name, run_id)
     except (OSError, MlflowException) as error:
         raise UserError(
-            f"the model could not be stored ({type(error).__name__}: {error}); no version was made. Is there room where the "
-            "artifacts are kept? `dvc repro` tries again"
+            f"the model could not be stored ({type(error).__name__}: {error}); no version was "
+            "made. Is there room where the artifacts are kept? `dvc repro` tries again"
         ) from error
-    stored = load(info.model_uri)
-    images = torch.randint(0, 256, (3, *network.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected, found = module(images), stored.module(images)
-    if stored.sha256 != sha256 or not torch.allclose(expected, found, rtol=_PARITY, atol=_PARITY):
-        raise UserError(
-            f"{info.model_uri} does not hold what was stored there: expected sha256 {sha256}, found {stored.sha256}, "
-            f"logits differ by {(expected - found).abs().max():.2g}; no version was made, run `dvc repro` again"
-        )
+    _check_stored(info.model_uri, module, network, sha256)
     return info
+
+
+def _check_stored(model_uri: str, module: nn.Module, network: Network, sha256: str) -> None:
+    stored = load(model_uri)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, *network.shape), dtype=torch.uint8, generator=generator)
+    with torch.inference_mode():
+        expected = module(images)
+        actual = stored.module(images)
+    same = torch.allclose(expected, actual, rtol=_TOLERANCE, atol=_TOLERANCE)
+    if stored.sha256 != sha256 or not same:
+        raise UserError(
+            f"{model_uri} does not hold what was stored there: expected sha256 {sha256}, found "
+            f"{stored.sha256}, logits differ by {(expected - actual).abs().max():.2g}; no version "
+            "was made, run `dvc repro` again"
+        )
 
 
 def _log(module: nn.Module, network: Network, sha256: str, name: str, run_id: str) -> ModelInfo:
@@ -83,57 +104,67 @@ def _log(module: nn.Module, network: Network, sha256: str, name: str, run_id: st
         name=name,
         run_id=run_id,
         serialization_format="pt2",
-        # Two images, for a batch of one would be exported as a constant.
+        # Two images, because torch.export would fix a batch size of one as a constant.
         input_example=np.zeros((2, *network.shape), np.uint8),
         signature=ModelSignature(
             Schema([TensorSpec(np.dtype(np.uint8), (-1, *network.shape))]),
             Schema([TensorSpec(np.dtype(np.float32), (-1, len(network.classes)))]),
         ),
         pip_requirements=[
-            f"{lib}=={libraries[f'version.{lib}'].split('+')[0]}" for lib in LIBRARIES if lib in ("mlflow", "torch", "numpy")
+            f"{lib}=={libraries[f'version.{lib}'].split('+')[0]}"
+            for lib in LIBRARIES
+            if lib in ("mlflow", "torch", "numpy")
         ],
-        metadata={_NETWORK: network.model_dump_json(), SHA256: sha256},
+        metadata={_NETWORK_KEY: network.model_dump_json(), SHA256_KEY: sha256},
     )
 
 
-def load(model_uri: str) -> Loaded:
-    """Downloads a model and loads it.
+def load(model_uri: str) -> LoadedModel:
+    """Download a model and load it.
 
     Raises:
-        UserError: it is not Kiln's, brings code along, or hides a pickle; nothing of it has run.
+        UserError: Kiln did not store the model, or it contains code or a pickle. No code of the
+            model has run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        with store.permitted(f"read {model_uri}", "those who were given READ"):
+        with store.explain_denial(f"read {model_uri}", "those who were given READ"):
             path = Path(download_artifacts(artifact_uri=model_uri, dst_path=folder))
         described = yaml.safe_load((path / "MLmodel").read_text())
         _refuse_code(model_uri, path, described)
-        network = Network.model_validate_json(described["metadata"][_NETWORK])
+        network = Network.model_validate_json(described["metadata"][_NETWORK_KEY])
         try:
             module = flavor.load_model(str(path))
         except MlflowException as error:
             raise UserError(f"{model_uri} is refused: {error}") from None
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _ADDED)
-        listing = "".join(f"{sha256_file(file)}  {file.relative_to(path)}\n" for file in files)
+        files_sha256 = _digest_files(path)
     digest = weights.sha256(network, dict(module.state_dict()))
-    return Loaded(module, network, digest, hashlib.sha256(listing.encode()).hexdigest())
+    return LoadedModel(module, network, digest, files_sha256)
+
+
+def _digest_files(folder: Path) -> str:
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != _ADDED_FILE)
+    lines = (f"{sha256_file(file)}  {file.relative_to(folder)}\n" for file in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _refuse_code(model_uri: str, path: Path, described: dict[str, Any]) -> None:
-    """A model's `code/` would be put on the import path, and its `loader_module` imported (both before any check)."""
+    """Raise `UserError` if loading the model could run code that is stored with it.
+
+    MLflow puts a model's `code/` on the import path and imports its `loader_module`, both before
+    any check of its own. `described` is the content of the file `MLmodel`.
+    """
     flavors = described.get("flavors", {})
     reasons = [
-        *(f"its flavor {name} brings code" for name, facts in flavors.items() if facts.get("code")),
-        *(["it has a folder code/"] if (path / "code").exists() else []),
-        *(
-            f"its flavor {name} is loaded by {facts['loader_module']}"
-            for name, facts in flavors.items()
-            if facts.get("loader_module", flavor.__name__) != flavor.__name__
-        ),
-        *(
-            ["it is not stored as pt2 by Kiln"]
-            if "pytorch" not in flavors or _NETWORK not in (described.get("metadata") or {})
-            else []
-        ),
+        f"its flavor {name} brings code" for name, config in flavors.items() if config.get("code")
     ]
+    if (path / "code").exists():
+        reasons.append("it has a folder code/")
+    reasons += [
+        f"its flavor {name} is loaded by {config['loader_module']}"
+        for name, config in flavors.items()
+        if config.get("loader_module", flavor.__name__) != flavor.__name__
+    ]
+    if "pytorch" not in flavors or _NETWORK_KEY not in (described.get("metadata") or {}):
+        reasons.append("it is not stored as pt2 by Kiln")
     if reasons:
         raise UserError(f"{model_uri} is refused before it is loaded: {'; '.join(reasons)}")

@@ -1,120 +1,219 @@
-"""May a version stand behind an alias? Its verdict, its bytes, and a comparison with whoever stands there now."""
+"""The decision to promote a version: its verdict, its files, a comparison with the present one."""
 
 from __future__ import annotations
 
 import getpass
 import hashlib
 import socket
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from components.console import Meter
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from components.console import ProgressBar
 from components.data.format.shards import MANIFEST, read_manifest, read_split
 from components.errors import UserError
 from components.evaluation.comparison import compare_evidence
-from components.evaluation.metrics import probabilities
-from components.evaluation.predict import predict_all, require_fit
-from components.evaluation.predictions import encode
+from components.evaluation.metrics import compute_probabilities
+from components.evaluation.predict import predict_split, require_compatible
+from components.evaluation.predictions import encode_predictions
 from components.params import Params, Promote
 from components.provenance import git_state
 from components.records.evaluation import Comparison, ModelVerdict
-from components.records.registry import Move
-from components.registry import history, model_versions
+from components.records.moves import Move
+from components.registry import model_versions, verdicts
+from components.registry.history import AliasState
+from components.registry.model_versions import STATUS_TAG
 
-# Whatever `promote.alias` is set to: nothing worse gets here without its being said.
+# A worse version needs an override for this alias, whatever `promote.alias` is set to.
 _CHAMPION = Promote().alias
+_LOWER_IS_BETTER = ("nll", "ece")
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What a promotion was judged on. `objections` is empty if nothing speaks against it."""
+class PromotionDecision:
+    """The evidence on a candidate. It may be promoted if `objections` is empty."""
 
     verdict: ModelVerdict
     comparison: Comparison | None
     objections: list[str]
 
+    def table_rows(self) -> list[list[str]]:
+        """Return rows of a name, the candidate's value and the baseline's value, for display."""
+        verdict = self.verdict
+        comparison = self.comparison
+        baseline_top1 = f"{comparison.champion_top1:.2%}" if comparison else "-"
+        rows = [["top-1", f"{verdict.metrics['top1']:.2%}", baseline_top1]]
+        for g in verdict.gates:
+            status = "passed" if g.passed else "failed"
+            rows.append([g.gate, f"{g.value:.4f} ({status}, {g.threshold:g})", "-"])
+        if comparison:
+            interval = f"{100 * comparison.low:+.2f} to {100 * comparison.high:+.2f} points"
+            rows += [
+                ["right where the other is wrong", str(comparison.gained), str(comparison.lost)],
+                ["difference, 95 % interval", interval, ""],
+                ["McNemar's exact p", f"{comparison.p_value:.3g}", ""],
+            ]
+        if comparison and comparison.rejudged:
+            split = verdict.test_sha256[:12]
+            rows.append(["test split", split, "judged on it for this comparison"])
+        return rows
 
-def judge(client: Any, candidate: Any, alias: str, rival: int | None, params: Params, test: Path) -> Decision:
-    """What speaks against a candidate. Raises `UserError` for what no override covers: no verdict, or other bytes."""
-    verdict, _ = model_versions.intact(candidate)
-    objections = [
-        f"its verdict failed: {g.gate} is {g.threshold:g}, found {g.value:.4f}" for g in verdict.gates if not g.passed
-    ]
-    status = candidate.tags.get(model_versions.STATUS)
-    if status != "passed" and not objections:
-        objections.append(f"{model_versions.STATUS} is {status}")
-    if rival is None or rival == int(candidate.version):
-        return Decision(verdict, None, objections)
-    found: Comparison | None = None
+
+def check_candidate(
+    client: MlflowClient,
+    candidate: ModelVersion,
+    alias: str,
+    baseline_version: int | None,
+    params: Params,
+    test: Path,
+) -> PromotionDecision:
+    """Collect the objections to promoting a version.
+
+    Args:
+        client: Client of the store.
+        candidate: The version.
+        alias: The alias that it is to get. Only for `champion` and `promote.alias` is a comparison
+            that does not pass an objection.
+        baseline_version: The version that it is compared with, None for no comparison.
+        params: The parameters.
+        test: Folder of the test split on which the candidate was evaluated.
+
+    Raises:
+        UserError: The candidate was never evaluated or was altered since. No override covers this.
+    """
+    verdict, _ = verdicts.load_verified(candidate)
+    objections = _failed_gates(candidate, verdict)
+    if baseline_version is None or baseline_version == int(candidate.version):
+        return PromotionDecision(verdict, None, objections)
+    comparison: Comparison | None = None
     reason = ""
     try:
-        found = against(client, candidate.name, rival, (verdict, model_versions.predictions_of(candidate)), params, test)
+        evidence = (verdict, verdicts.download_predictions(candidate))
+        comparison = compare_with_version(
+            client, candidate.name, baseline_version, evidence, params, test
+        )
     except UserError as error:
-        reason = f"it cannot be compared with version {rival}: {error}"
-    if found and not found.passed:
+        reason = f"it cannot be compared with version {baseline_version}: {error}"
+    if comparison and not comparison.passed:
         reason = (
-            f"it may be worse than version {rival} by {-100 * found.low:.2f} points of top-1 "
-            f"(95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}); "
-            f"promote.max_regression allows {100 * found.max_regression:.2f}"
+            f"it may be worse than version {baseline_version} by {-100 * comparison.low:.2f} "
+            f"points of top-1 (95 % interval {100 * comparison.low:+.2f} to "
+            f"{100 * comparison.high:+.2f}); promote.max_regression allows "
+            f"{100 * comparison.max_regression:.2f}"
         )
     if reason and alias in (_CHAMPION, params.promote.alias):
         objections.append(reason)
-    return Decision(verdict, found, objections)
+    return PromotionDecision(verdict, comparison, objections)
 
 
-def against(client: Any, name: str, rival: int, evidence: tuple[ModelVerdict, bytes], params: Params, test: Path) -> Comparison:
-    """A judged version's evidence (its verdict and predictions) against that of another. If that was judged on another split,
-    it is judged on the first one's, which must be in the folder `test`, for this comparison alone.
+def _failed_gates(candidate: ModelVersion, verdict: ModelVerdict) -> list[str]:
+    objections = [
+        f"its verdict failed: {g.gate} is {g.threshold:g}, found {g.value:.4f}"
+        for g in verdict.gates
+        if not g.passed
+    ]
+    status = candidate.tags.get(STATUS_TAG)
+    if status != "passed" and not objections:
+        objections.append(f"{STATUS_TAG} is {status}")
+    return objections
+
+
+def compare_with_version(
+    client: MlflowClient,
+    name: str,
+    baseline_version: int,
+    evidence: tuple[ModelVerdict, bytes],
+    params: Params,
+    test: Path,
+) -> Comparison:
+    """Compare the evidence on a version with that on another version, example by example.
+
+    If the other version was evaluated on a different test split, it is evaluated again on the
+    split in `test`, for this comparison only. That must be the split of the first version.
+
+    Args:
+        client: Client of the store.
+        name: The registered model.
+        baseline_version: Number of the other version.
+        evidence: Verdict and predictions of the first version.
+        params: The parameters.
+        test: Folder of a test split.
 
     Raises:
-        UserError: they cannot be compared: the other was never judged, its evidence is gone or its bytes were altered, or it
-            was judged on a split that is not in `test` or that it was not made for.
+        UserError: The versions cannot be compared. The other version was never evaluated, its
+            predictions are gone, it was altered, its test split differs and the right one is not
+            in `test`, or it does not fit that split.
     """
-    other, mine = model_versions.get(client, name, rival), evidence[0]
-    judged, max_regression = model_versions.verdict_of(other), params.promote.max_regression
-    if judged.test_sha256 == mine.test_sha256:
-        return compare_evidence(evidence, (judged, model_versions.predictions_of(other)), max_regression, params.seed)
-    found = read_manifest(test).sha256 if (test / MANIFEST).exists() else "nothing"
-    if found != mine.test_sha256:
+    verdict = evidence[0]
+    baseline = model_versions.get(client, name, baseline_version)
+    baseline_verdict = verdicts.get_verdict(baseline)
+    max_regression = params.promote.max_regression
+    if baseline_verdict.test_sha256 == verdict.test_sha256:
+        baseline_evidence = (baseline_verdict, verdicts.download_predictions(baseline))
+        return compare_evidence(evidence, baseline_evidence, max_regression, params.seed)
+    split = read_manifest(test).sha256 if (test / MANIFEST).exists() else "nothing"
+    if split != verdict.test_sha256:
         raise UserError(
-            f"version {mine.version} was judged on the test split {mine.test_sha256}, version {rival} on {judged.test_sha256}; "
-            f"to judge version {rival} on the first, have that in {test} (`dvc checkout` or `dvc repro` at its commit), where "
-            f"now is {found}"
+            f"version {verdict.version} was judged on the test split {verdict.test_sha256}, "
+            f"version {baseline_version} on {baseline_verdict.test_sha256}; to judge version "
+            f"{baseline_version} on the first, have that in {test} (`dvc checkout` or `dvc repro` "
+            f"at its commit), where now is {split}"
         )
-    theirs = judged.model_copy(update={"test_sha256": found}), _predictions(other, test, params)
-    return compare_evidence(evidence, theirs, max_regression, params.seed).model_copy(update={"rejudged": True})
+    baseline_evidence = (
+        baseline_verdict.model_copy(update={"test_sha256": split}),
+        _predict_split(baseline, test, params),
+    )
+    comparison = compare_evidence(evidence, baseline_evidence, max_regression, params.seed)
+    return comparison.model_copy(update={"rejudged": True})
 
 
-def _predictions(version: Any, test: Path, params: Params) -> bytes:
-    """What a version predicts for the split in `test`, after comparing its files with those that were judged."""
-    _, loaded = model_versions.intact(version)
+def _predict_split(version: ModelVersion, test: Path, params: Params) -> bytes:
+    """Return the predictions of a version for a test split, after verifying the version's files."""
+    _, loaded = verdicts.load_verified(version)
     images, manifest = read_split(test)
-    require_fit(f"{version.name} version {version.version}", loaded.network, manifest)
-    with Meter(f"version {version.version} on the candidate's test split") as meter:
-        logits, _ = predict_all(loaded.module, images.pixels, params.evaluate.batch_size, meter.count)
-    return encode(images.ids, images.labels, probabilities(logits))
-
-
-def best(client: Any, name: str, metric: str) -> Any:
-    """The version that passed and has the best value of a metric. Raises `UserError` if there is none, or no such metric."""
-    passed = [v for v in model_versions.versions(client, name) if v.tags.get(model_versions.STATUS) == "passed"]
-    if not passed:
-        raise UserError(f"{name} has no version that passed; `dvc repro` evaluates what it registers")
-    figures = {v.version: model_versions.verdict_of(v).metrics for v in passed}
-    unknown = [number for number, values in figures.items() if metric not in values]
-    if unknown:
-        raise UserError(
-            f"promote.metric is {metric}, which version {unknown[0]} was not judged by; known: {', '.join(figures[unknown[0]])}"
+    require_compatible(f"{version.name} version {version.version}", loaded.network, manifest)
+    label = f"version {version.version} on the candidate's test split"
+    with ProgressBar(label) as progress:
+        logits, _ = predict_split(
+            loaded.module, images.pixels, params.evaluate.batch_size, progress.update_count
         )
-    sign = -1 if metric in ("nll", "ece") else 1
-    return max(passed, key=lambda v: (sign * figures[v.version][metric], -int(v.version)))
+    return encode_predictions(images.ids, images.labels, compute_probabilities(logits))
 
 
-def record(
-    alias: str,
-    current: history.State,
+def select_best(client: MlflowClient, name: str, metric: str) -> ModelVersion:
+    """Return the version with the best value of a metric among those that passed their gates.
+
+    Of several equally good versions, the oldest is returned.
+
+    Raises:
+        UserError: No version passed, or one of them has no such metric.
+    """
+    passed = [
+        version
+        for version in model_versions.list_versions(client, name)
+        if version.tags.get(STATUS_TAG) == "passed"
+    ]
+    if not passed:
+        raise UserError(
+            f"{name} has no version that passed; `dvc repro` evaluates what it registers"
+        )
+    metrics = {v.version: verdicts.get_verdict(v).metrics for v in passed}
+    for number, values in metrics.items():
+        if metric not in values:
+            raise UserError(
+                f"promote.metric is {metric}, which version {number} was not judged by; known: "
+                f"{', '.join(values)}"
+            )
+    sign = -1 if metric in _LOWER_IS_BETTER else 1
+    return max(passed, key=lambda v: (sign * metrics[v.version][metric], -int(v.version)))
+
+
+def build_move(
+    state: AliasState,
     target: int | None,
     reason: str,
     *,
@@ -123,11 +222,20 @@ def record(
     override: str | None = None,
     undoes: int | None = None,
 ) -> Move:
-    """A move of an alias from where it stands, by whoever calls this, now."""
+    """Return the record of a move of an alias to `target`, made now by the user of this process."""
     digest = hashlib.sha256(verdict.model_dump_json().encode()).hexdigest() if verdict else None
     return Move(
-        alias=alias, source=current.holder, target=target, after=current.after, undoes=undoes,
-        who=f"{getpass.getuser()}@{socket.gethostname()}", when=datetime.now(UTC).isoformat(timespec="seconds"),
-        reason=reason, override=override, verdict_sha256=digest, git_commit=git_state()["git.commit"],
-        comparison=comparison, nonce=history.nonce(),
-    )  # fmt: skip
+        alias=state.alias,
+        source=state.effective_version,
+        target=target,
+        after=state.last_number,
+        undoes=undoes,
+        who=f"{getpass.getuser()}@{socket.gethostname()}",
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        reason=reason,
+        override=override,
+        verdict_sha256=digest,
+        git_commit=git_state()["git.commit"],
+        comparison=comparison,
+        nonce=uuid.uuid4().hex,
+    )

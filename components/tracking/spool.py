@@ -1,4 +1,4 @@
-"""What a tracking server could not take, kept beside the checkout until it answers again."""
+"""Metrics that a tracking server could not take, kept in the checkout until it answers again."""
 
 from __future__ import annotations
 
@@ -14,42 +14,63 @@ from components.files import write_bytes
 from components.paths import ROOT
 
 FOLDER = ROOT / ".kiln" / "spool"
+_BATCH_SIZE = 500
 
 
-def keep(address: str, run_id: str, metrics: list[Metric], status: str) -> Path:
-    """Writes down the metrics that a run still lacks, and how it ended."""
+def save(uri: str, run_id: str, metrics: list[Metric], status: str) -> Path:
+    """Write the metrics that a run still lacks, and its final status, to a file of the spool.
+
+    Args:
+        uri: Address of the store that the run is in.
+        run_id: The run.
+        metrics: What the store has not confirmed.
+        status: MLflow's status of the ended run, for example "FINISHED".
+    """
     path = FOLDER / f"{run_id}.json"
     rows = [[m.key, m.value, m.timestamp, m.step] for m in metrics]
-    write_bytes(path, json.dumps({"store": _digest(address), "status": status, "metrics": rows}).encode())
+    content = {"store": _digest(uri), "status": status, "metrics": rows}
+    write_bytes(path, json.dumps(content).encode())
     return path
 
 
-def replay(client: MlflowClient, address: str) -> list[str]:
-    """Sends what was kept for this address; returns the runs that are complete now. What fails again is kept."""
-    done = []
+def replay(client: MlflowClient, uri: str) -> list[str]:
+    """Send the files that were saved for this store, and delete those that arrived.
+
+    Files that cannot be sent stay for the next call.
+
+    Returns:
+        The ids of the runs that are complete now.
+    """
+    completed = []
     for path in sorted(FOLDER.glob("*.json")):
-        kept = json.loads(path.read_bytes())
-        if kept["store"] != _digest(address):
+        content = json.loads(path.read_bytes())
+        if content["store"] != _digest(uri):
             continue
-        metrics = [Metric(*row) for row in kept["metrics"]]
+        run_id = path.stem
+        metrics = [Metric(*row) for row in content["metrics"]]
         try:
-            # Metrics that had arrived although their reply was lost are not sent twice.
-            missing = _missing(client, path.stem, metrics)
-            for start in range(0, len(missing), 500):
-                client.log_batch(path.stem, metrics=missing[start : start + 500])
-            client.set_terminated(path.stem, kept["status"])
+            # A metric can have arrived although its reply was lost. It is not sent twice.
+            missing = _missing(client, run_id, metrics)
+            for start in range(0, len(missing), _BATCH_SIZE):
+                client.log_batch(run_id, metrics=missing[start : start + _BATCH_SIZE])
+            client.set_terminated(run_id, content["status"])
         except MlflowException:
             continue
         path.unlink()
-        done.append(path.stem)
-    return done
+        completed.append(run_id)
+    return completed
 
 
-def _digest(address: str) -> str:
-    """An address may hold a password, which has no place in a file."""
-    return hashlib.sha256(address.encode()).hexdigest()
+def _digest(uri: str) -> str:
+    """Return a digest to recognise a store by: its address may hold a password."""
+    return hashlib.sha256(uri.encode()).hexdigest()
 
 
 def _missing(client: MlflowClient, run_id: str, metrics: list[Metric]) -> list[Metric]:
-    there = {(key, m.step) for key in {m.key for m in metrics} for m in client.get_metric_history(run_id, key)}
-    return [m for m in metrics if (m.key, m.step) not in there]
+    """Return those of `metrics` that the run does not have yet, by key and step."""
+    logged = {
+        (key, m.step)
+        for key in {m.key for m in metrics}
+        for m in client.get_metric_history(run_id, key)
+    }
+    return [m for m in metrics if (m.key, m.step) not in logged]

@@ -1,1 +1,1 @@
-"""The training loop (torch alone) and what runs it on Ray (`worker`, `trainer`)."""
+"""The training loop and its numerics. Torch only: never Ray, MLflow or DVC."""

@@ -1,33 +1,59 @@
-"""What the loop asks of the world around it, so that it runs alone, under Ray and in tests alike."""
+"""The training loop's interface to its environment: events, checkpoints and stop requests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+from components.training.events import TrainingEvent
 
 
-def _nothing(*_: Any) -> None:
-    """For whoever trains in one process and wants no more than the result."""
+class TrainerCallback(Protocol):
+    """Methods that the loop calls. Every rank has a callback; some methods are for rank 0 only."""
+
+    def on_event(self, event: TrainingEvent) -> None:
+        """Handle an event. Called on rank 0 only."""
+
+    def on_step_begin(self, step: int) -> None:
+        """Prepare for an optimiser step, after `step` steps in all. Called on every rank."""
+
+    def on_progress(self) -> None:
+        """Note a sign of life. Called on every rank after each step and validation batch."""
+
+    def save_checkpoint(self, state: dict[str, Any], wait: bool) -> None:
+        """Save the training state, and return only once it is written if `wait`.
+
+        Called on rank 0 only. `state` is `TrainState.state_dict()`, whose tensors are copies.
+        """
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Return whether to save the state after global step `step`. Called on rank 0 only."""
+
+    def preemption_pending(self) -> bool:
+        """Return whether this rank's node is about to be taken away. Called on every rank.
+
+        The loop saves a checkpoint the first time that any rank returns True.
+        """
+
+    def stop_requested(self) -> bool:
+        """Return whether to save the state and end the training. Called on every rank.
+
+        All ranks stop after the same step if any of them returns True.
+        """
 
 
-def _no() -> bool:
-    return False
+class NullCallback:
+    """A callback that ignores events, saves nothing and never stops."""
 
+    def on_event(self, event: TrainingEvent) -> None: ...
+    def on_step_begin(self, step: int) -> None: ...
+    def on_progress(self) -> None: ...
+    def save_checkpoint(self, state: dict[str, Any], wait: bool) -> None: ...
 
-@dataclass(frozen=True)
-class Surroundings:
-    """`emit` takes plain dictionaries on rank 0 (`probe`, `step`, `epoch`, `resumed`, `early`); `alive` is called on every
-    rank with each sign of progress; `save` on rank 0 with the state to keep, and whether to wait until it is safe; `due` on
-    rank 0, with the global step; `leaving` (this machine is about to go: keep the state now) and `stop` on every rank.
-    """
+    def checkpoint_due(self, step: int) -> bool:  # noqa: ARG002
+        return False
 
-    emit: Callable[[dict[str, Any]], None] = _nothing
-    alive: Callable[[], None] = _nothing
-    save: Callable[[dict[str, Any], bool], None] = _nothing
-    due: Callable[[int], bool] = lambda _: False
-    leaving: Callable[[], bool] = _no
-    stop: Callable[[], bool] = _no
+    def preemption_pending(self) -> bool:
+        return False
 
-
-ALONE = Surroundings()
+    def stop_requested(self) -> bool:
+        return False

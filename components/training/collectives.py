@@ -1,4 +1,4 @@
-"""What ranks do together. One process without a group is a world of one."""
+"""Collective operations over the process group. A process without a group is a world of one."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from torch import Tensor
 
 from components.errors import PeerLostError
 
-
-@contextmanager
-def _together() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:  # gloo's and NCCL's errors, and torch's for want of a group
-        raise PeerLostError(str(error)) from error
-
-
 _had_group = False
 
 
-def rank_and_world() -> tuple[int, int]:
-    """This rank, and how many there are.
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    """Raise the errors of a collective operation as `PeerLostError`."""
+    try:
+        yield
+    # gloo and NCCL raise RuntimeError; torch raises ValueError when the group is gone.
+    except (RuntimeError, ValueError) as error:
+        raise PeerLostError(str(error)) from error
+
+
+def get_rank_and_world_size() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks.
 
     Raises:
-        PeerLostError: this process had a group. Ray Train destroys it in the ranks that are left when one is lost, and may
-            end them half a minute later (`TorchConfig`'s backend, `on_shutdown`): they would go on alone meanwhile, and rank 0
-            would save steps made of its own share of each batch.
+        PeerLostError: this process had a group and has none now. When a rank is lost, Ray Train
+            destroys the group of the remaining ranks (`on_shutdown` of the backend of
+            `TorchConfig`) and may end them only half a minute later. Meanwhile they would train
+            alone, and rank 0 would save steps computed from its own share of each batch.
     """
     global _had_group
-    with _together():
+    with _translate_errors():
         if dist.is_initialized():
             _had_group = True
         elif not _had_group:
@@ -42,29 +44,32 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The element-wise sum, in place and on every rank. Its order is the backend's: exact for whole numbers only."""
-    if rank_and_world()[1] > 1:
-        with _together():
+    """Return the element-wise sum over all ranks, computed in place on every rank.
+
+    The backend chooses the order of summation: the result is exact for whole numbers only.
+    """
+    if get_rank_and_world_size()[1] > 1:
+        with _translate_errors():
             dist.all_reduce(values)
     return values
 
 
-def gather(mine: Any) -> list[Any]:
-    """Small objects of all ranks, by rank."""
-    world = rank_and_world()[1]
+def gather_objects(value: Any) -> list[Any]:
+    """Return the small picklable `value` of every rank, in the order of ranks, on every rank."""
+    world = get_rank_and_world_size()[1]
     if world == 1:
-        return [mine]
-    everyone: list[Any] = [None] * world
-    with _together():
-        dist.all_gather_object(everyone, mine)
-    return everyone
+        return [value]
+    values: list[Any] = [None] * world
+    with _translate_errors():
+        dist.all_gather_object(values, value)
+    return values
 
 
-def share_bytes(data: bytes | None, device: torch.device) -> bytes | None:
-    """Rank 0's bytes, or its None, on every rank."""
-    if rank_and_world()[1] == 1:
+def broadcast_bytes(data: bytes | None, device: torch.device) -> bytes | None:
+    """Return rank 0's `data`, which may be None, on every rank. `device` is the backend's."""
+    if get_rank_and_world_size()[1] == 1:
         return data
-    with _together():
+    with _translate_errors():
         size = torch.tensor([-1 if data is None else len(data)], device=device)
         dist.broadcast(size, 0)
         if size.item() < 0:
@@ -77,33 +82,40 @@ def share_bytes(data: bytes | None, device: torch.device) -> bytes | None:
 
 
 def pairwise_sum(parts: list[Tensor]) -> Tensor:
-    """Sums neighbours, then neighbours of the sums, and so on; one that has no neighbour waits for the next round.
+    """Sum neighbours, then neighbours of the sums, and so on; an odd last part waits a round.
 
-    Any aligned block of 2^k parts may be summed on its own beforehand without changing a bit. Overwrites `parts`.
+    Any aligned block of 2^k parts may be summed beforehand without changing a bit. Overwrites
+    `parts`.
     """
     while len(parts) > 1:
-        parts = [parts[i].add_(parts[i + 1]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
+        parts = [
+            parts[i].add_(parts[i + 1]) if i + 1 < len(parts) else parts[i]
+            for i in range(0, len(parts), 2)
+        ]
     return parts[0]
 
 
 def ordered_sum(slots: Tensor, owned: list[int], out: Tensor) -> None:
-    """Sums all ranks' slots, rank by rank and in each rank by slot, pairwise: an all-reduce whose order is fixed.
+    """Sum the slots of all ranks pairwise, by rank and then by slot: an all-reduce in fixed order.
 
-    `slots` is `(S, L)` on every rank, of which rank r has filled the first `owned[r]`; `out` is `(L,)`; the world divides L.
-    Each rank sums one part of all vectors and hands it to the others: the traffic of a ring all-reduce (2 L in all), without
-    its order of summation, which depends on the number of ranks.
+    Each rank sums one part of all vectors and sends it to the others. The traffic is that of a
+    ring all-reduce (2 L in all), whose order of summation would depend on the number of ranks.
+
+    Args:
+        slots: `(S, L)` on every rank. The number of ranks divides L.
+        owned: number of slots that each rank has filled, by rank.
+        out: `(L,)`, receives the sum.
     """
-    world = rank_and_world()[1]
+    world = get_rank_and_world_size()[1]
     if world == 1:
         total = pairwise_sum(list(slots[: owned[0]]))
         if total.data_ptr() != out.data_ptr():
             out.copy_(total)
         return
     count, length = slots.shape
-    part = length // world
-    outgoing = slots.view(count, world, part).transpose(0, 1).contiguous()
+    outgoing = slots.view(count, world, length // world).transpose(0, 1).contiguous()
     incoming = torch.empty_like(outgoing)
-    with _together():
+    with _translate_errors():
         dist.all_to_all_single(incoming, outgoing)
-        mine = pairwise_sum([incoming[r, s] for r in range(world) for s in range(owned[r])])
-        dist.all_gather_into_tensor(out, mine)
+        own_part = pairwise_sum([incoming[r, s] for r in range(world) for s in range(owned[r])])
+        dist.all_gather_into_tensor(out, own_part)

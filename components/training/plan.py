@@ -1,4 +1,4 @@
-"""What one training is to be, known before anything is started."""
+"""The plan of one training, known before anything is started. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from components import provenance
 from components.data.format.shards import read_manifest
 from components.errors import UserError
+from components.models.stems import choose_stem
 from components.params import Params, Recipe
 from components.records.splits import Manifest
 from components.records.training import Network
@@ -25,29 +26,47 @@ CODE = (
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`facts` and `digests` are all that decides the weights, besides the code; `fingerprint` is the digest of all three."""
+class TrainingPlan:
+    """Inputs of one training.
+
+    `settings` and `digests` determine the weights, together with the code of `CODE`. `fingerprint`
+    is the digest of all three.
+
+    Attributes:
+        model: name of the entry of `train.models`.
+        train_data: folder of the training split.
+        val_data: folder of the validation split.
+        settings: recipe, training settings and seed, as JSON values.
+        digests: SHA-256 of the splits (`training`, `validation`) and of their origins.
+    """
 
     model: str
     recipe: Recipe
     network: Network
-    data: dict[str, Path]
-    facts: dict[str, Any]
+    train_data: Path
+    val_data: Path
+    settings: dict[str, Any]
     digests: dict[str, str]
     fingerprint: str
 
     @property
     def inputs(self) -> dict[str, tuple[str, str]]:
         """Path and digest of the training and the validation split."""
-        return {name: (str(path), self.digests[name]) for name, path in self.data.items()}
+        paths = {"training": self.train_data, "validation": self.val_data}
+        return {split: (str(path), self.digests[split]) for split, path in paths.items()}
 
 
-def describe(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
-    """The network of a recipe for these data. Raises `UserError` if training and validation data do not fit each other."""
+def describe_network(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
+    """Return the network of a recipe for two splits.
+
+    Raises:
+        UserError: the splits do not fit each other.
+    """
     if (train.shape, train.classes) != (val.shape, val.classes) or train.channels is None:
         raise UserError(
-            f"training data {train.shape} with {len(train.classes)} classes and validation data {val.shape} with "
-            f"{len(val.classes)} do not belong together; `dvc repro preprocess augment` makes both anew"
+            f"training data {train.shape} with {len(train.classes)} classes and validation data "
+            f"{val.shape} with {len(val.classes)} do not belong together; "
+            "`dvc repro preprocess augment` makes both anew"
         )
     return Network(
         architecture=recipe.architecture,
@@ -56,31 +75,57 @@ def describe(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
         classes=train.classes,
         channels=train.channels,
         mirror=recipe.mirror,
-        stem=recipe.stem_for(*train.shape[:2]),
+        stem=choose_stem(recipe.architecture, recipe.stem, *train.shape[:2]),
     )
 
 
-def plan(params: Params, model: str, train: Path, val: Path) -> Plan:
-    """Raises `UserError` for a model that params do not have and for data that are missing or do not fit each other."""
-    settings = params.train
-    if model not in settings.models:
-        raise UserError(f"--model {model}: not in train.models of params.yaml, which has {', '.join(settings.models)}")
-    recipe = settings.models[model]
-    manifests = {"training": read_manifest(train), "validation": read_manifest(val)}
-    digests = manifests["training"].origin | {name: manifest.sha256 for name, manifest in manifests.items()}
-    # The number of workers does not change what comes out, only how a batch is cut does.
-    facts = {
-        "recipe": recipe.model_dump(mode="json"),
-        "train": settings.model_dump(mode="json", include={"cpus_per_worker", "device", "precision"})
-        | {"global_batch_size": settings.batch_size(model), "micro_batches": settings.micro_batches(model)},
-        "seed": params.seed,
+def make_plan(params: Params, model: str, train: Path, val: Path) -> TrainingPlan:
+    """Return the plan for the entry `model` of `train.models` and the splits at two paths.
+
+    Raises:
+        UserError: there is no such entry, or the splits are missing or do not fit each other.
+    """
+    models = params.train.models
+    if model not in models:
+        raise UserError(
+            f"--model {model}: not in train.models of params.yaml, which has {', '.join(models)}"
+        )
+    recipe = models[model]
+    train_manifest = read_manifest(train)
+    val_manifest = read_manifest(val)
+    digests = train_manifest.origin | {
+        "training": train_manifest.sha256,
+        "validation": val_manifest.sha256,
     }
-    return Plan(
+    settings = _settings(params, model)
+    return TrainingPlan(
         model=model,
         recipe=recipe,
-        network=describe(recipe, manifests["training"], manifests["validation"]),
-        data={"training": train, "validation": val},
-        facts=facts,
+        network=describe_network(recipe, train_manifest, val_manifest),
+        train_data=train,
+        val_data=val,
+        settings=settings,
         digests=digests,
-        fingerprint=provenance.fingerprint(CODE, facts | digests),
+        fingerprint=provenance.fingerprint(CODE, settings | digests),
     )
+
+
+def _settings(params: Params, model: str) -> dict[str, Any]:
+    """Return the settings that determine the weights.
+
+    The number of workers does not; the number of micro-batches per global batch does.
+    """
+    train = params.train
+    fields = {"cpus_per_worker", "device", "precision"}
+    batches = {
+        "global_batch_size": train.global_batch_size_of(model),
+        "micro_batches": train.num_micro_batches(model),
+    }
+    # `batches` has the effective sizes. The recipe's own are null in params.yaml and filled in
+    # data/params.yaml, and both files describe the same training.
+    sizes = {"global_batch_size", "micro_batch_size"}
+    return {
+        "recipe": train.models[model].model_dump(mode="json", exclude=sizes),
+        "train": train.model_dump(mode="json", include=fields) | batches,
+        "seed": params.seed,
+    }

@@ -1,100 +1,118 @@
-"""fp32 or bfloat16, decided by a short measurement rather than by hope."""
+"""The choice between fp32 and bfloat16, by a short measurement."""
 
 from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.training.collectives import rank_and_world, sum_over_ranks
+from components.training.collectives import get_rank_and_world_size, sum_over_ranks
+from components.training.events import PrecisionProbed
 
-# bfloat16 has to be this much faster to be chosen, so that noise cannot change the choice of a borderline network,
-FASTER = 1.2
-# and its gradient has to point the same way: the cosine to that of fp32, over all parameters.
-AGREES = 0.97
-# At most so many rounds, for the best of them, and their seconds together on one rank; the first look takes few images.
-_ROUNDS, _BUDGET_S, _FEW = 3, 0.7, 8
+MIN_SPEEDUP = 1.2
+"""Smallest speedup for which bfloat16 is chosen: noise must not decide for a borderline network."""
+MIN_COSINE = 0.97
+"""Smallest cosine similarity of the gradients in bfloat16 and fp32, over all parameters."""
 
-
-@dataclass(frozen=True)
-class Probe:
-    """What was measured: `speedup` of bfloat16 over fp32, of all ranks; `cosine` of this rank's gradients."""
-
-    precision: str
-    speedup: float
-    cosine: float
+_MAX_ROUNDS = 3
+_BUDGET_S = 0.7  # for the rounds together, on one rank
+_FIRST_BATCH = 8
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16, enabled=precision != "fp32")
+    """Return a context manager that computes in `precision`: `fp32`, `bf16` or `fp16`."""
+    return torch.autocast(
+        device.type,
+        torch.float16 if precision == "fp16" else torch.bfloat16,
+        enabled=precision != "fp32",
+    )
 
 
-def probe(model: nn.Module, images: Tensor, labels: Tensor) -> Probe:
-    """Times forward and backward in both precisions, alternating, on a copy of `model` and as many of a real batch's images
-    as most of a second allows; all ranks agree.
+def probe(model: nn.Module, images: Tensor, labels: Tensor) -> PrecisionProbed:
+    """Measure forward and backward in fp32 and bfloat16, and choose one; all ranks choose the same.
 
-    Called by every rank, at the same time, so that each is measured while the others load the machine as in training.
+    The rounds run on a copy of `model` and on as many of `images` as `_BUDGET_S` allows. The
+    fastest of up to `_MAX_ROUNDS` rounds counts. Every rank calls this function at the same time,
+    so that the ranks load the machine as they do in training.
     """
     trial = copy.deepcopy(model).train()
-    rows = min(_FEW, len(images))
-    for _ in range(2):  # the first also makes the kernels
-        best, gradients = _round(trial, images[:rows], labels[:rows])
-    rounds, more = _affordable(best, rows)
-    left = rounds - 1
-    # A GPU may take as long for few images as for many: then the next look allows more than this one did.
-    while min(more, len(images)) >= 2 * rows:
-        rows = min(more, len(images))
-        best, gradients = _round(trial, images[:rows], labels[:rows])
-        left = rounds - 1
-        rounds, more = _affordable(best, rows)
-    for _ in range(max(1, left)):
-        seconds, gradients = _round(trial, images[:rows], labels[:rows])
+    rows = min(_FIRST_BATCH, len(images))
+    for _ in range(2):  # the first round includes the creation of kernels
+        best, gradients = _run_round(trial, images[:rows], labels[:rows])
+    rounds, affordable_rows = _plan_rounds(best, rows)
+    rounds_left = rounds - 1
+    # A GPU may need as much time for few images as for many. A round with more images may then
+    # show that the budget allows still more.
+    while min(affordable_rows, len(images)) >= 2 * rows:
+        rows = min(affordable_rows, len(images))
+        best, gradients = _run_round(trial, images[:rows], labels[:rows])
+        rounds_left = rounds - 1
+        rounds, affordable_rows = _plan_rounds(best, rows)
+    for _ in range(max(1, rounds_left)):
+        seconds, gradients = _run_round(trial, images[:rows], labels[:rows])
         best = torch.minimum(best, seconds)
-    agreement = cosine(*gradients)
-    disagree = float(not agreement >= AGREES)  # NaN disagrees
+    similarity = cosine(*gradients)
+    disagrees = float(not similarity >= MIN_COSINE)  # NaN disagrees, too
+    num_disagreeing = sum_over_ranks(torch.tensor([disagrees], device=images.device))
     speedup = float(best[0] / best[1])
-    wrong = sum_over_ranks(torch.tensor([disagree], device=images.device))
-    return Probe("bf16" if speedup >= FASTER and not wrong.item() else "fp32", speedup, agreement)
+    chosen = "bf16" if speedup >= MIN_SPEEDUP and not num_disagreeing.item() else "fp32"
+    return PrecisionProbed(chosen, speedup, similarity)
 
 
-def _affordable(seconds: Tensor, rows: int) -> tuple[int, int]:
-    """How many rounds, and of how many images, if time goes with their number as in a round of `rows` images."""
-    each = float(seconds.sum()) / rank_and_world()[1]
-    rounds = min(_ROUNDS, max(1, int(_BUDGET_S / each)))
-    return rounds, int(rows * _BUDGET_S / (rounds * each))
+def _plan_rounds(seconds: Tensor, rows: int) -> tuple[int, int]:
+    """Return the number of rounds that the budget allows, and of images in each.
+
+    The time of a round is assumed to be proportional to its images. `seconds` are those of a round
+    of `rows` images, summed over ranks.
+    """
+    seconds_per_round = float(seconds.sum()) / get_rank_and_world_size()[1]
+    rounds = min(_MAX_ROUNDS, max(1, int(_BUDGET_S / seconds_per_round)))
+    return rounds, int(rows * _BUDGET_S / (rounds * seconds_per_round))
 
 
-def _round(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
-    """Seconds in fp32 and in bfloat16, summed over ranks, and this rank's gradients."""
-    seconds, gradients = [], []
+def _run_round(
+    model: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """Run forward and backward in fp32 and in bfloat16.
+
+    Returns:
+        Seconds in both precisions, `(2,)`, summed over ranks; and this rank's gradients in both.
+    """
+    seconds = []
+    gradients = []
     for precision in ("fp32", "bf16"):
         model.zero_grad(set_to_none=True)
-        settle(images.device)
+        synchronize(images.device)
         start = time.perf_counter()
         with autocast(images.device, precision):
             logits = model(images)
         F.cross_entropy(logits.float(), labels).backward()
-        settle(images.device)
+        synchronize(images.device)
         seconds.append(time.perf_counter() - start)
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
-    return sum_over_ranks(torch.tensor(seconds, dtype=torch.float64, device=images.device)), gradients
+    totals = torch.tensor(seconds, dtype=torch.float64, device=images.device)
+    return sum_over_ranks(totals), gradients
 
 
-def settle(device: torch.device) -> None:
-    """A GPU finishes what it was asked to do."""
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished its work; return at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def cosine(one: list[Tensor], other: list[Tensor]) -> float:
-    """Of the angle between two gradients, over all parameters. By parts: one long vector of each, in float64, takes longer to
-    make for a large network than all that is measured."""
+def cosine(gradients: list[Tensor], others: list[Tensor]) -> float:
+    """Return the cosine similarity of two gradients, each given as one tensor per parameter.
+
+    The products are summed per parameter. For a large network, copying each gradient into one long
+    float64 vector would take longer than the whole measurement.
+    """
 
     def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
-        return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]).double().sum()
+        products = [torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]
+        return torch.stack(products).double().sum()
 
-    return float(dot(one, other) / (dot(one, one) * dot(other, other)).sqrt())
+    norms = (dot(gradients, gradients) * dot(others, others)).sqrt()
+    return float(dot(gradients, others) / norms)

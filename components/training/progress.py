@@ -1,50 +1,73 @@
-"""Tells about once a second how far training is."""
+"""Progress of a training: throughput and the remaining time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
-_PULSE_S = 1.0
+from components.training.events import StepProgress
+
+_INTERVAL_S = 1.0
 
 
-class Pulse:
-    """Figures are those of all ranks; rates and the time left are of this process's own steps, not of a resumed run's."""
+class ProgressReporter:
+    """Emits a `StepProgress` about once a second.
 
-    def __init__(self, emit: Callable[[dict[str, Any]], None], rows: int, epochs: int, steps_per_epoch: int, step: int) -> None:
-        self.emit, self.rows, self.epochs, self.steps_per_epoch = emit, rows, epochs, steps_per_epoch
-        self.begun, self.first, self.step = time.monotonic(), step, step
+    Throughput counts the images of all ranks. Throughput and remaining time are measured on the
+    steps of this process, without the steps before a resume.
+
+    Args:
+        emit: receives the events.
+        num_images: images of the training split.
+        epochs: epochs of the whole training.
+        steps_per_epoch: optimiser steps of an epoch.
+        step: optimiser steps done before, when the training is resumed.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[StepProgress], None],
+        num_images: int,
+        epochs: int,
+        steps_per_epoch: int,
+        step: int,
+    ) -> None:
+        self.emit = emit
+        self.total_steps = epochs * steps_per_epoch
+        self.images_per_step = num_images / steps_per_epoch
+        self.start_time = time.monotonic()
+        self.start_step = step
+        self.step = step
 
     def begin_epoch(self, epoch: int) -> None:
-        self.epoch, self.epoch_begun, self.epoch_step = epoch, time.monotonic(), self.step
-        self.last, self.last_step = self.epoch_begun, self.step
+        """Start to measure an epoch."""
+        self.epoch = epoch
+        self.epoch_start_time = time.monotonic()
+        self.epoch_start_step = self.step
+        self.last_time = self.epoch_start_time
+        self.last_step = self.step
 
-    def beat(self, mean_loss: float) -> None:
-        """One step is done; `mean_loss` is the epoch's so far."""
+    def on_step(self, mean_loss: float) -> None:
+        """Count one step; `mean_loss` is the mean loss of the epoch so far."""
         self.step += 1
         now = time.monotonic()
-        if now - self.last < _PULSE_S:
+        if now - self.last_time < _INTERVAL_S:
             return
-        total = self.epochs * self.steps_per_epoch
-        left = (now - self.begun) * (total - self.step) / (self.step - self.first)
-        rate = self._images(self.step - self.last_step) / (now - self.last)
-        self.last, self.last_step = now, self.step
-        self.emit(
-            {
-                "kind": "step",
-                "epoch": self.epoch,
-                "step": self.step,
-                "done": self.step / total,
-                "loss": mean_loss,
-                "images_per_s": rate,
-                "seconds_left": left,
-            }
+        seconds_per_step = (now - self.start_time) / (self.step - self.start_step)
+        images = (self.step - self.last_step) * self.images_per_step
+        event = StepProgress(
+            epoch=self.epoch,
+            step=self.step,
+            fraction_done=self.step / self.total_steps,
+            mean_loss=mean_loss,
+            images_per_s=images / (now - self.last_time),
+            seconds_left=seconds_per_step * (self.total_steps - self.step),
         )
+        self.last_time = now
+        self.last_step = self.step
+        self.emit(event)
 
     def end_epoch(self) -> float:
-        """Images per second of the epoch's steps, over all ranks."""
-        return self._images(self.step - self.epoch_step) / (time.monotonic() - self.epoch_begun)
-
-    def _images(self, steps: int) -> float:
-        return steps * self.rows / self.steps_per_epoch
+        """Return the images per second of the epoch's steps."""
+        images = (self.step - self.epoch_start_step) * self.images_per_step
+        return images / (time.monotonic() - self.epoch_start_time)

@@ -1,9 +1,10 @@
-"""Gradients of one global batch, the same to the bit however many ranks compute them.
+"""Gradients of one global batch, the same to the bit for any number of ranks.
 
-A global batch is cut into a fixed number of micro-batches. Each gives one vector: the gradient of its part of the mean loss,
-the running statistics of batch norm as it would leave them, and its sums. Vectors are added in one fixed, pairwise order
-over the micro-batches, not over the ranks. What a step does thus depends on the micro-batches alone, and ranks may come and
-go. Batch norm normalises over a micro-batch ("ghost" batch norm, arXiv:1705.08741).
+A global batch is cut into a fixed number of micro-batches. Each micro-batch yields one vector: the
+gradient of its part of the mean loss, its running statistics of batch norm, and a few scalars. The
+vectors are summed pairwise in a fixed order of micro-batches, whichever ranks computed them. So the
+result of a step depends on the micro-batches only, and ranks may come and go. Batch norm normalises
+over a micro-batch ("ghost" batch norm, arXiv:1705.08741).
 """
 
 from __future__ import annotations
@@ -14,138 +15,210 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from components.training.collectives import ordered_sum, rank_and_world
+from components.training.collectives import get_rank_and_world_size, ordered_sum
 
-# Sums that travel with the gradient: loss, correct predictions, wishes for a checkpoint, wishes to stop.
-_TAIL = 4
+BATCH_NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+# Scalars that are summed with the gradient: the loss, the correct predictions, the ranks with a
+# pending preemption and the ranks that were asked to stop.
+_NUM_SCALARS = 4
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Of one global batch, over all micro-batches; the wishes count ranks."""
+    """Results of one global batch, over all of its micro-batches.
+
+    `loss` is the sum over the images and `correct` the number of correct predictions.
+    `preemption_pending` and `stop_requested` are true if they are on any rank.
+    """
 
     loss: float
     correct: int
-    save: bool
-    stop: bool
+    preemption_pending: bool
+    stop_requested: bool
     gradient_norm: float
 
 
-def deal(leaves: int, world: int) -> tuple[list[range], int]:
-    """Which micro-batches each rank computes, in order, and the largest 2^k by which all these ranges are aligned."""
-    bounds = [leaves * rank // world for rank in range(world + 1)]
-    inner = [b for b in bounds[1:-1] if b]
-    block = min((b & -b for b in inner), default=1 << leaves.bit_length())
-    return [range(a, b) for a, b in itertools.pairwise(bounds)], block
+def partition_micro_batches(num_micro_batches: int, world: int) -> tuple[list[range], int]:
+    """Assign consecutive micro-batches to `world` ranks.
+
+    Returns:
+        The micro-batches of each rank, and the largest power of two that divides the start of
+        every rank's range.
+    """
+    bounds = [num_micro_batches * rank // world for rank in range(world + 1)]
+    starts = [start for start in bounds[1:-1] if start]
+    # `start & -start` is the largest power of two that divides it.
+    block = min((start & -start for start in starts), default=1 << num_micro_batches.bit_length())
+    return [range(start, stop) for start, stop in itertools.pairwise(bounds)], block
 
 
 class Reducer:
-    """Holds the gradients and the batch-norm statistics of `model` in flat vectors and reduces them.
+    """Flat vectors with the gradients and batch-norm statistics of `model`, summed over ranks.
 
-    After `reduce`, parameters' `.grad` and the statistics in the model are those of the whole global batch, on every rank.
+    A vector has three parts: the gradient, the batch-norm statistics (`batch_norm_slice`) and the
+    scalars (`scalar_slice`). It is padded so that the number of ranks divides its length L.
+
+    Attributes:
+        local_bucket: `(L,)`, filled by one micro-batch. The model's running statistics are views
+            into it.
+        reduced_bucket: `(L,)`, the sum over all micro-batches.
+        scratch: `(S, L)`, this rank's partial sums.
+        statistics: batch-norm statistics after the last step.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        self.gradients = sum(p.numel() for p in self.parameters)
-        statistics = [s for m in self.norms for s in (m.running_mean, m.running_var) if s is not None]
-        used = self.gradients + sum(s.numel() for s in statistics) + _TAIL
-        self.world = rank_and_world()[1]
+        self.batch_norms = [
+            m for m in model.modules() if isinstance(m, BATCH_NORM_TYPES) and m.track_running_stats
+        ]
+        buffers = [
+            s for m in self.batch_norms for s in (m.running_mean, m.running_var) if s is not None
+        ]
+        self.gradient_size = sum(p.numel() for p in self.parameters)
+        scalars_start = self.gradient_size + sum(s.numel() for s in buffers)
+        used = scalars_start + _NUM_SCALARS
+        self.batch_norm_slice = slice(self.gradient_size, scalars_start)
+        self.scalar_slice = slice(scalars_start, used)
+        self.world = get_rank_and_world_size()[1]
         device = self.parameters[0].device
         length = -(-used // self.world) * self.world
-        self.leaf: Tensor = torch.zeros(length, device=device)
-        # A rank alone has nobody to wait for: its sum can stand where the next one will be made.
-        self.total: Tensor = self.leaf if self.world == 1 else torch.zeros(length, device=device)
-        self.room: Tensor = self.leaf.new_empty(0, len(self.leaf))
-        self.middle, self.tail = slice(self.gradients, used - _TAIL), slice(used - _TAIL, used)
-        self.views = [self._views(vector) for vector in (self.leaf, self.total)]
-        self.statistics = torch.cat([s.reshape(-1) for s in statistics]) if statistics else torch.empty(0, device=device)
-        start = self.gradients
-        for module in self.norms:  # from now on they live in the vector that is sent
-            for name in ("running_mean", "running_var"):
-                size = getattr(module, name).numel()
-                # `.data`: a version counter of its own, or autograd takes one layer's update for a change of another's.
-                module._buffers[name] = self.leaf[start : start + size].data
-                start += size
-        self.load()
+        self.local_bucket: Tensor = torch.zeros(length, device=device)
+        # A single rank exchanges nothing: it can sum in place.
+        self.reduced_bucket: Tensor = (
+            self.local_bucket if self.world == 1 else torch.zeros(length, device=device)
+        )
+        self.scratch: Tensor = self.local_bucket.new_empty(0, length)
+        self.local_gradients = self._gradient_views(self.local_bucket)
+        self.reduced_gradients = self._gradient_views(self.reduced_bucket)
+        self.statistics = torch.cat(
+            [torch.empty(0, device=device), *(s.flatten() for s in buffers)]
+        )
+        self._move_statistics_into_bucket()
 
-    def _views(self, vector: Tensor) -> list[Tensor]:
-        views, start = [], 0
+    def _gradient_views(self, bucket: Tensor) -> list[Tensor]:
+        """Return one view into `bucket` per parameter, of its shape and strides."""
+        views = []
+        start = bucket.storage_offset()
         for p in self.parameters:
-            views.append(vector.as_strided(p.size(), p.stride(), vector.storage_offset() + start))
+            views.append(bucket.as_strided(p.size(), p.stride(), start))
             start += p.numel()
         return views
 
-    def load(self) -> None:
-        """Takes over statistics that were loaded into the model, or puts those of the last step back into it."""
-        self.leaf[self.middle] = self.statistics
+    def _move_statistics_into_bucket(self) -> None:
+        start = self.gradient_size
+        for module in self.batch_norms:
+            for name in ("running_mean", "running_var"):
+                size = getattr(module, name).numel()
+                # `.data` gives the view a version counter of its own. With a shared one, autograd
+                # would take the update of one layer for a change of another layer's statistics.
+                setattr(module, name, self.local_bucket[start : start + size].data)
+                start += size
+        self._reset_statistics()
 
-    def adopt(self) -> None:
-        """The model's statistics, just loaded, are those of the last step."""
-        self.statistics.copy_(self.leaf[self.middle])
+    def _reset_statistics(self) -> None:
+        """Set the model's statistics to those of the last step."""
+        self.local_bucket[self.batch_norm_slice] = self.statistics
 
-    def reduce(self, leaves: int, compute: Callable[[int], Tensor], *, save: bool = False, stop: bool = False) -> Totals:
-        """Calls `compute(i)` for this rank's micro-batches of the batch's `leaves`, and adds everything up.
+    def adopt_statistics(self) -> None:
+        """Take the model's statistics, which were just loaded, for those of the last step."""
+        self.statistics.copy_(self.local_bucket[self.batch_norm_slice])
 
-        `compute` calls `backward` on its part of the loss and returns the sums of losses and of correct predictions, `(2,)`.
+    def reduce(
+        self,
+        num_micro_batches: int,
+        compute: Callable[[int], Tensor],
+        *,
+        preemption_pending: bool = False,
+        stop_requested: bool = False,
+    ) -> Totals:
+        """Compute this rank's micro-batches and sum the results over all micro-batches and ranks.
+
+        Afterwards each parameter's `.grad` and the model's statistics are those of the whole global
+        batch, on every rank.
+
+        Args:
+            num_micro_batches: number of micro-batches of the global batch.
+            compute: called with the index of each micro-batch of this rank. Calls `backward` on the
+                micro-batch's part of the mean loss and returns its sums of losses and of correct
+                predictions, `(2,)`.
+            preemption_pending: this rank's node is about to be taken away.
+            stop_requested: this rank was asked to stop.
         """
-        rank, _ = rank_and_world()
-        shares, block = deal(leaves, self.world)
-        owned = [-(-len(share) // block) for share in shares]
-        starts = list(shares[rank][::block])
-        slots = self._slots(max(owned), leaves)
-        for slot, start in zip(slots, starts, strict=False):
-            block_sum = self._block(range(start, min(start + block, shares[rank].stop)), compute)
+        rank, _ = get_rank_and_world_size()
+        ranges, block = partition_micro_batches(num_micro_batches, self.world)
+        owned = [-(-len(indices) // block) for indices in ranges]
+        slots = self._slots(max(owned), num_micro_batches)
+        for slot, start in zip(slots, ranges[rank][::block], strict=False):
+            indices = range(start, min(start + block, ranges[rank].stop))
+            block_sum = self._sum_block(indices, compute)
             if slot.data_ptr() != block_sum.data_ptr():
                 slot.copy_(block_sum)
-        wishes = torch.tensor([float(save), float(stop)], device=slots.device)
+        flags = torch.tensor(
+            [float(preemption_pending), float(stop_requested)], device=slots.device
+        )
         if owned[rank]:
-            slots[0, self.tail][2:] = wishes
-        ordered_sum(slots, owned, self.total)
-        for p, view in zip(self.parameters, self.views[1], strict=True):
+            slots[0, self.scalar_slice][2:] = flags
+        ordered_sum(slots, owned, self.reduced_bucket)
+        for p, view in zip(self.parameters, self.reduced_gradients, strict=True):
             p.grad = view
-        torch.div(self.total[self.middle], leaves, out=self.statistics)
-        self.load()
-        gradient = self.total[: self.gradients]
-        norm = torch.linalg.vector_norm(gradient)
-        loss, correct, saves, stops, size = torch.cat([self.total[self.tail], norm[None]]).tolist()
-        return Totals(loss, int(correct), saves > 0, stops > 0, size)
+        torch.div(
+            self.reduced_bucket[self.batch_norm_slice], num_micro_batches, out=self.statistics
+        )
+        self._reset_statistics()
+        return self._totals()
 
-    def _slots(self, count: int, leaves: int) -> Tensor:
-        """Room for this rank's sums, `(count, L)`: the vector itself if it is the only one."""
-        if count == 1 and leaves <= self.world:
-            return self.leaf[None]
-        if len(self.room) < count:
-            self.room = self.leaf.new_empty(count, len(self.leaf))
-        return self.room[:count]
+    def _totals(self) -> Totals:
+        norm = torch.linalg.vector_norm(self.reduced_bucket[: self.gradient_size])
+        # One transfer from the device for all five numbers.
+        scalars = torch.cat([self.reduced_bucket[self.scalar_slice], norm[None]])
+        loss, correct, preemptions, stops, gradient_norm = scalars.tolist()
+        return Totals(loss, int(correct), preemptions > 0, stops > 0, gradient_norm)
 
-    def scale(self, factor: float) -> None:
-        """Multiplies the reduced gradient."""
-        self.total[: self.gradients].mul_(factor)
+    def _slots(self, count: int, num_micro_batches: int) -> Tensor:
+        """Return uninitialised vectors `(count, L)` for this rank's partial sums.
 
-    def _block(self, leaves: range, compute: Callable[[int], Tensor]) -> Tensor:
-        """The pairwise sum over an aligned block, with no more than log2 of its vectors in memory."""
-        parts: list[Tensor] = []
-        for done, i in enumerate(leaves, 1):
+        A rank that computes at most one micro-batch uses `local_bucket` itself.
+        """
+        if count == 1 and num_micro_batches <= self.world:
+            return self.local_bucket[None]
+        if len(self.scratch) < count:
+            self.scratch = self.local_bucket.new_empty(count, len(self.local_bucket))
+        return self.scratch[:count]
+
+    def scale_gradient(self, factor: float) -> None:
+        """Multiply the reduced gradient."""
+        self.reduced_bucket[: self.gradient_size].mul_(factor)
+
+    def _sum_block(self, indices: range, compute: Callable[[int], Tensor]) -> Tensor:
+        """Return the pairwise sum over an aligned block of micro-batches.
+
+        At most log2 of their number of vectors are in memory at once.
+        """
+        sums: list[Tensor] = []
+        for computed, i in enumerate(indices, 1):
             self._compute(i, compute)
-            if len(leaves) == 1:
-                return self.leaf
-            parts.append(self.leaf.clone())
-            while done % 2 == 0:
-                right, done = parts.pop(), done // 2
-                parts[-1].add_(right)
-        while len(parts) > 1:
-            right = parts.pop()
-            parts[-1].add_(right)
-        return parts[0]
+            if len(indices) == 1:
+                return self.local_bucket
+            sums.append(self.local_bucket.clone())
+            # As often as 2 divides `computed`, the last two sums have equally many terms.
+            quotient = computed
+            while quotient % 2 == 0:
+                right = sums.pop()
+                sums[-1].add_(right)
+                quotient //= 2
+        while len(sums) > 1:
+            right = sums.pop()
+            sums[-1].add_(right)
+        return sums[0]
 
     def _compute(self, i: int, compute: Callable[[int], Tensor]) -> None:
-        self.leaf[: self.gradients].zero_()
-        self.load()
-        for p, view in zip(self.parameters, self.views[0], strict=True):
+        """Fill `local_bucket` from micro-batch `i`."""
+        self.local_bucket[: self.gradient_size].zero_()
+        self._reset_statistics()
+        for p, view in zip(self.parameters, self.local_gradients, strict=True):
             p.grad = view
-        self.leaf[self.tail][:2] = compute(i)
-        self.leaf[self.tail][2:] = 0
+        scalars = self.local_bucket[self.scalar_slice]
+        scalars[:2] = compute(i)
+        scalars[2:] = 0

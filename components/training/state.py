@@ -1,166 +1,135 @@
-"""Everything that a training is in the middle of: made once, saved and restored as one."""
+"""The state of a training: created, saved and restored as one."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from components.models.classifier import Classifier
-from components.params import EarlyStopping, Recipe
-from components.records.training import Epoch
-from components.training.optimizers import build_optimizer, build_schedule
+from components.params import Recipe
+from components.training.epoch_history import EpochHistory
+from components.training.optimizers import build_optimizer
 from components.training.reducer import Reducer
+from components.training.schedules import build_schedule
 
 
-@dataclass
-class Score:
-    """The epochs so far and the weights, on the CPU, of the best of them: by what early stopping goes by, else by top-1."""
+class TrainState:
+    """The model with its optimiser, schedule, weight average, history and position in the run.
 
-    stopping: EarlyStopping | None
-    history: list[Epoch] = field(default_factory=list)
-    best: Epoch | None = None
-    state: dict[str, Tensor] = field(default_factory=dict)
-    reference: float = -math.inf  # the figure that the next improvement has to exceed
-    stale: int = 0  # epochs since the last one
+    The state is the same on every rank. It has no random generators: all random numbers are a
+    function of the seed, the step and the example.
 
-    def add(self, row: Epoch, weights: Callable[[], dict[str, Tensor]]) -> None:
-        """Notes an epoch, and its `weights()` if it is the best. Of equals in top-1 the lower loss counts, then the earlier."""
-        self.history.append(row)
-        if self.best is None or self._rank(row) > self._rank(self.best):
-            self.best, self.state = row, weights()
-        if self.stopping:
-            figure = self._rank(row)[0]
-            better = figure > self.reference + self.stopping.min_delta
-            self.reference, self.stale = (figure, 0) if better else (self.reference, self.stale + 1)
-
-    def _rank(self, row: Epoch) -> tuple[float, float]:
-        by_loss = self.stopping is not None and self.stopping.metric == "val_loss"
-        return (-row.val_loss, 0.0) if by_loss else (row.val_top1, -row.val_loss)
-
-    @property
-    def enough(self) -> bool:
-        """Whether training should stop before its last epoch."""
-        return self.stopping is not None and self.stale >= self.stopping.patience
-
-
-class State:
-    """The model with its optimiser, schedule, averages and scores, and the place in the run where they are.
-
-    Every rank holds the same: a rank's own randomness is a function of seed, step and example, so that there is none to save.
+    Attributes:
+        step: optimiser steps done in all.
+        loss_sum: sum of the losses of the epoch's images so far.
+        num_correct: correct predictions among them.
+        learning_rate: rate of the last step.
     """
 
-    def __init__(self, model: Classifier, recipe: Recipe, steps_per_epoch: int, precision: str) -> None:
-        self.model, self.recipe, self.precision = model, recipe, precision
+    def __init__(
+        self, model: Classifier, recipe: Recipe, steps_per_epoch: int, precision: str
+    ) -> None:
+        self.model = model
+        self.precision = precision
         self.steps_per_epoch = steps_per_epoch
-        self.average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-            if recipe.ema_decay
-            else None
-        )
+        self.ema: AveragedModel | None = None
+        if recipe.ema_decay:
+            average = get_ema_multi_avg_fn(recipe.ema_decay)
+            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.reducer = Reducer(model)
         self.optimizer = build_optimizer(model, recipe)
         self.schedule = build_schedule(self.optimizer, recipe, steps_per_epoch)
         device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.score = Score(recipe.early_stopping)
-        self.step = 0  # of the optimiser, in all
-        self.loss = 0.0  # sums over the epoch's images so far
-        self.correct = 0
-        self.learning_rate = 0.0  # of the last step
+        self.history = EpochHistory(recipe.early_stopping)
+        self.step = 0
+        self.loss_sum = 0.0
+        self.num_correct = 0
+        self.learning_rate = 0.0
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next step belongs to, from 1."""
-        return len(self.score.history) + 1
+        """Number of the epoch to which the next step belongs, from 1."""
+        return len(self.history.epochs) + 1
 
     @property
-    def batch(self) -> int:
+    def step_in_epoch(self) -> int:
         """Steps done in that epoch."""
-        return self.step - len(self.score.history) * self.steps_per_epoch
+        return self.step - len(self.history.epochs) * self.steps_per_epoch
 
     @property
-    def learned(self) -> Classifier:
-        """The model that is validated and kept."""
-        return self.average.module if self.average is not None else self.model  # type: ignore[return-value]
+    def eval_model(self) -> Classifier:
+        """The model that is validated and kept: the weight average if there is one."""
+        return self.ema.module if self.ema is not None else self.model  # type: ignore[return-value]
 
-    def weights(self) -> dict[str, Tensor]:
-        """A copy on the CPU of what is kept."""
-        self._count_batches(self.learned)
-        return {name: value.detach().cpu().clone() for name, value in self.learned.state_dict().items()}
+    def copy_eval_weights(self) -> dict[str, Tensor]:
+        """Return a copy of the state dict of `eval_model` on the CPU."""
+        model = self.eval_model
+        for name, buffer in model.named_buffers():
+            # Batch norm counts this rank's forward passes, whose number depends on the number of
+            # ranks. The number of steps does not.
+            if name.endswith("num_batches_tracked"):
+                buffer.fill_(self.step)
+        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
-    def dump(self) -> dict[str, Any]:
-        """All of it, as plain values and tensors of its own (`torch.load(weights_only=True)` reads it)."""
-        score = self.score
-        dumped: dict[str, Any] = _own(
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state as plain values and copied tensors.
+
+        `torch.load(weights_only=True)` can read it.
+        """
+        state: dict[str, Any] = _copy_to_cpu(
             {
                 "step": self.step,
                 "precision": self.precision,
-                "loss": self.loss,
-                "correct": self.correct,
+                "loss_sum": self.loss_sum,
+                "num_correct": self.num_correct,
                 "learning_rate": self.learning_rate,
                 "model": self.model.state_dict(),
-                "average": self.average.state_dict() if self.average is not None else None,
+                "ema": self.ema.state_dict() if self.ema is not None else None,
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "history": [row.model_dump() for row in score.history],
-                "best": score.best.model_dump() if score.best else None,
-                "best_state": score.state,
-                "reference": score.reference,
-                "stale": score.stale,
+                "history": self.history.state_dict(),
             }
         )
-        return dumped
+        return state
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.step, self.loss, self.correct = saved["step"], saved["loss"], saved["correct"]
-        self.learning_rate = saved["learning_rate"]
-        self.model.load_state_dict(saved["model"])
-        self.reducer.adopt()
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self.scaler.load_state_dict(saved["scaler"])
-        self.score = Score(
-            self.recipe.early_stopping,
-            [Epoch.model_validate(row) for row in saved["history"]],
-            Epoch.model_validate(saved["best"]) if saved["best"] else None,
-            saved["best_state"],
-            saved["reference"],
-            saved["stale"],
-        )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, except the precision, which the caller passes on."""
+        self.step = state["step"]
+        self.loss_sum = state["loss_sum"]
+        self.num_correct = state["num_correct"]
+        self.learning_rate = state["learning_rate"]
+        self.model.load_state_dict(state["model"])
+        self.reducer.adopt_statistics()
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history.load_state_dict(state["history"])
 
-    def advance(self) -> None:
-        """One step of the optimiser on the reduced gradients."""
+    def optimizer_step(self) -> None:
+        """Update the weights, the schedule and the weight average from the reduced gradients."""
         self.learning_rate = float(self.schedule.get_last_lr()[0])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
         self.step += 1
 
-    def _count_batches(self, module: nn.Module) -> None:
-        """Batch norm counts its forward passes, of which each rank has its own number: say steps instead."""
-        for name, buffer in module.named_buffers():
-            if name.endswith("num_batches_tracked"):
-                buffer.fill_(self.step)
 
-
-def _own(value: Any) -> Any:
-    """A deep copy on the CPU. Views into one long vector come out as tensors of their own size."""
+def _copy_to_cpu(value: Any) -> Any:
+    """Return a deep copy on the CPU, in which views into one long vector are separate tensors."""
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, dict):
-        return {key: _own(inner) for key, inner in value.items()}
+        return {key: _copy_to_cpu(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_own(inner) for inner in value]
+        return [_copy_to_cpu(inner) for inner in value]
     return copy.copy(value)

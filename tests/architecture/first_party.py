@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("components", "pipelines")
 
 
-def files_of(names: Iterable[str]) -> set[Path]:
+def list_modules(names: Iterable[str]) -> set[Path]:
     """Return the modules in folders and files of the repository, relative to its root."""
     files: set[Path] = set()
     for name in names:
@@ -22,13 +22,14 @@ def files_of(names: Iterable[str]) -> set[Path]:
 
 def is_in(path: Path, names: Collection[str]) -> bool:
     """Return whether a file is one of `names` or lies below one of them."""
-    return any(str(place) in names for place in (path, *path.parents))
+    return any(str(candidate) in names for candidate in (path, *path.parents))
 
 
-def reachable(start: Iterable[Path], stop: Collection[str] = ()) -> set[Path]:
-    """Return what importing the files in `start` can run, without following imports of `stop`.
+def find_reachable(start: Iterable[Path], stop: Collection[str] = ()) -> set[Path]:
+    """Return the modules that importing the files in `start` can run.
 
-    Imports count wherever they stand in a file, and so do the packages around a module.
+    Imports inside functions count, and so do the packages that contain a module. The imports of
+    modules in `stop` are not followed.
     """
     files: set[Path] = set()
     pending = list(start)
@@ -50,7 +51,9 @@ def _imports(path: Path) -> list[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    packages = {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 1)}
+    packages = {
+        ".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 1)
+    }
     return [file for name in names | packages for file in _file(name)]
 
 

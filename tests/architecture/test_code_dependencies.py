@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.training.plan import CODE
-from tests.architecture.first_party import ROOT, files_of, is_in, reachable
+from tests.architecture.first_party import ROOT, find_reachable, is_in, list_modules
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -21,9 +21,9 @@ CARRIERS = {
     "components/files.py": "writes the bytes that it is given",
     "components/git_cli.py": "the commit goes to MLflow, not into an out",
     "components/orchestration": "runs the loop on workers; the loop's result does not depend on it",
-    "components/params": "the stages depend on the resolved values in data/params.yaml",
+    "components/params": "the stages depend on its values in data/params.yaml",
     "components/paths.py": "locations",
-    "components/provenance.py": "versions and the machine go to MLflow; the fingerprint names a run",
+    "components/provenance.py": "its facts go to MLflow; the fingerprint names a run",
     "components/ray_session": "decides where work runs",
     "components/records/base.py": "reads and writes records; their fields are in the other modules",
     "components/registry": "stores a version, which is verified against its digest",
@@ -31,7 +31,7 @@ CARRIERS = {
     "components/tracking": "MLflow runs, which are no out",
     "pipelines/train.py": "starts Ray, follows the training and writes what it returned",
 }
-# Of a room that carries, what does determine an out of some stage.
+# Carriers that determine the outs of a stage after all.
 COMPUTES = {
     "params": {"components/params"},
 }
@@ -43,19 +43,19 @@ def _code_deps(stage: str) -> set[str]:
 
 
 def _start(stage: str) -> set[Path]:
-    return files_of([*_code_deps(stage), f"pipelines/{stage}.py"])
+    return list_modules([*_code_deps(stage), f"pipelines/{stage}.py"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_import_of_a_stage_is_a_dependency_or_a_carrier(stage: str) -> None:
     known = _code_deps(stage) | CARRIERS.keys()
-    unknown = {str(p) for p in reachable(_start(stage), CARRIERS) if not is_in(p, known)}
+    unknown = {str(p) for p in find_reachable(_start(stage), CARRIERS) if not is_in(p, known)}
     assert not unknown, "name it in dvc.yaml, or here as a carrier"
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_code_dependency_is_imported(stage: str) -> None:
-    imports = reachable([Path(f"pipelines/{stage}.py")])
+    imports = find_reachable([Path(f"pipelines/{stage}.py")])
     for dep in _code_deps(stage):
         assert any(is_in(path, {dep}) for path in imports), f"{stage} does not import {dep}"
 
@@ -67,7 +67,7 @@ def test_no_carrier_is_a_dependency(stage: str) -> None:
 
 
 def test_every_carrier_exists_and_is_used() -> None:
-    imports = reachable([Path(f"pipelines/{stage}.py") for stage in STAGES])
+    imports = find_reachable([Path(f"pipelines/{stage}.py") for stage in STAGES])
     for carrier in CARRIERS:
         assert any(is_in(path, {carrier}) for path in imports), carrier
 
@@ -77,7 +77,7 @@ def test_the_fingerprint_of_a_training_covers_the_code_that_train_depends_on() -
 
 
 def test_files_beside_the_code_belong_to_a_folder_that_is_a_dependency() -> None:
-    """A template, for example."""
+    """The template of a report, for example."""
     deps = {ROOT / dep for stage in STAGES.values() for dep in stage["deps"]}
     command = ["git", "ls-files", "components", "pipelines"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,8 @@
-"""Trainings on a real Ray in which something real goes wrong at a chosen step."""
+"""Trainings on a real Ray in which something real goes wrong at a chosen step.
+
+Faults are injected through the trainer's callback (`wrap_callback` of `fit`): before a step is
+computed, or when a checkpoint is saved.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from components.data.format.shards import write_split
-from components.orchestration import job as entry
-from components.orchestration import worker
-from components.orchestration.job import Job
+from components.orchestration.events import DriverEvent
+from components.orchestration.job import TrainedModel, TrainingJob
 from components.orchestration.trainer import fit
 from components.params import Checkpoint, Recipe
 from components.records.splits import Channels
 from components.records.training import Network
-from components.storage import LocalStore
-from components.training.loop import Stepper
+from components.training.callback import TrainerCallback
+from components.training.events import Resumed, TrainingEvent, TrainingWarning
 from tests.conftest import make_images
 
-ROWS, BATCH, EPOCHS = 190, 24, 3
-STEPS = 8  # an epoch, of which the last has 22 images
+ROWS = 190
+BATCH = 24
+EPOCHS = 3
+STEPS_PER_EPOCH = 8  # the last one has 22 images
 CLASSES = ["a", "b", "c"]
 CHANNELS = Channels(mean=[80.0], std=[60.0])
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens on `rank` before step `step` is made: once, or in every group that comes there. `slow` makes every step take
-    `step` seconds until there is a file `go` in the storage."""
+    """A fault on `rank` (None: on all ranks) before step `step` is computed.
+
+    It happens once, or with `forever` in every worker group that gets there. The kind `slow`
+    makes every step take `step` seconds until the storage holds a file `go`; `pause` makes every
+    sixth step from `step` on take 1.5 s.
+    """
 
     kind: str
     step: int
@@ -43,150 +54,183 @@ class Fault:
 
 
 def write_data(folder: Path) -> None:
-    for split, images in (("train", make_images(ROWS)), ("val", make_images(103, seed=1, prefix="val"))):
+    """Write the training and the validation split of the trainings here."""
+    for split, images in (
+        ("train", make_images(ROWS)),
+        ("val", make_images(103, seed=1, prefix="val")),
+    ):
         write_split(folder / split, split, images, CLASSES, 1, CHANNELS)
 
 
-def make_job(data: Path, storage: Path, **values: Any) -> Job:
-    recipe = {"architecture": "cnn", "width": 8, "epochs": EPOCHS, "learning_rate": 0.1, "warmup_epochs": 0.5}
-    return replace(
-        Job(
-            network=Network(architecture="cnn", width=8, shape=(12, 12, 1), classes=CLASSES, channels=CHANNELS),
-            recipe=Recipe.model_validate(recipe | values.pop("recipe", {})),
-            train_data=data / "train",
-            val_data=data / "val",
-            workers=2,
-            cpus_per_worker=1,
-            device="cpu",
-            global_batch=BATCH,
-            micro_batches=2,
-            seed=5,
-            precision="fp32",
-            fingerprint="f" * 64,
-            storage=str(storage),
-            checkpoint=Checkpoint(every_seconds=None, every_steps=3, keep=2),
-            watchdog_s=60,
-            images="auto",
-            locate=Path,
-            scratch=partial(Path, storage),
+def make_job(data: Path, storage: Path, **values: Any) -> TrainingJob:
+    """Return a small training with two workers; `values` replace fields of the job."""
+    recipe = {
+        "architecture": "cnn",
+        "width": 8,
+        "epochs": EPOCHS,
+        "learning_rate": 0.1,
+        "warmup_epochs": 0.5,
+    }
+    job = TrainingJob(
+        network=Network(
+            architecture="cnn", width=8, shape=(12, 12, 1), classes=CLASSES, channels=CHANNELS
         ),
-        **values,
+        recipe=Recipe.model_validate(recipe | values.pop("recipe", {})),
+        train_data=data / "train",
+        val_data=data / "val",
+        workers=2,
+        cpus_per_worker=1,
+        device="cpu",
+        global_batch=BATCH,
+        micro_batches=2,
+        seed=5,
+        precision="fp32",
+        fingerprint="f" * 64,
+        storage=str(storage),
+        checkpoint=Checkpoint(every_seconds=None, every_steps=3, keep=2),
+        watchdog_s=60,
+        images="auto",
+        locate=Path,
+        scratch=partial(Path, storage),
     )
+    return replace(job, **values)
 
 
 @dataclass
-class Told:
-    """Events as they came, and something to do when one of a kind comes first."""
+class EventLog:
+    """The events of a training, and actions on the first event of a type."""
 
-    events: list[dict[str, Any]] = field(default_factory=list)
-    on: dict[str, Callable[[dict[str, Any]], None]] = field(default_factory=dict)
+    events: list[DriverEvent] = field(default_factory=list)
+    on: dict[type, Callable[[Any], None]] = field(default_factory=dict)
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: DriverEvent) -> None:
         self.events.append(event)
-        act = self.on.pop(event["kind"], None)
-        if act:
-            act(event)
+        action = self.on.pop(type(event), None)
+        if action:
+            action(event)
 
-    def steps_resumed(self) -> list[int]:
-        return [event["step"] for event in self.events if event["kind"] == "resumed"]
+    def of(self, kind: type) -> list[Any]:
+        """Return the events of one type."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def resumed_steps(self) -> list[int]:
+        """Return the steps after which the training was resumed."""
+        return [event.step for event in self.of(Resumed)]
 
     def warnings(self) -> str:
-        return "\n".join(event["text"] for event in self.events if event["kind"] == "warning")
+        """Return the texts of all warnings."""
+        return "\n".join(event.text for event in self.of(TrainingWarning))
 
 
-def train(job: Job, *faults: Fault, told: Told | None = None, **values: Any) -> tuple[dict[str, Any], Told]:
-    """Runs `fit` with faults waiting in every worker."""
-    told = told or Told()
-    original = entry.run
-    if faults:
-        entry.run = lambda config: faulty(config, faults)  # type: ignore[assignment]
-    try:
-        settings: dict[str, Any] = {"max_failures": 6, "start_timeout_s": 120.0, **values}
-        return fit(job, on_event=told, **settings), told
-    finally:
-        entry.run = original
+def train(
+    job: TrainingJob, *faults: Fault, log: EventLog | None = None, **values: Any
+) -> tuple[TrainedModel, EventLog]:
+    """Run `fit` with faults in its workers; `values` are further arguments of it."""
+    log = log or EventLog()
+    settings: dict[str, Any] = {"max_failures": 6, "start_timeout_s": 120.0, **values}
+    wrap = partial(FaultyCallback, faults, Path(job.storage)) if faults else None
+    return fit(job, on_event=log, wrap_callback=wrap, **settings), log
 
 
-def same(returned: dict[str, Any], whole: dict[str, Any]) -> None:
-    """What two trainings returned is the same to the bit."""
-    assert returned["weights"] == whole["weights"]
-    assert returned["history"] == whole["history"]
+def assert_same(model: TrainedModel, undisturbed: TrainedModel) -> None:
+    """Assert that two trainings gave the same bytes."""
+    assert model.weights == undisturbed.weights
+    assert model.history == undisturbed.history
 
 
-def faulty(config: dict[str, Any], faults: tuple[Fault, ...]) -> dict[str, Any]:
-    """`worker.run` in a process in which `faults` are going to happen."""
-    import ray.train
+class FaultyCallback:
+    """A rank's callback in a process in which `faults` happen."""
 
-    rank = ray.train.get_context().get_world_rank()
-    real_step, real_put = Stepper._step, LocalStore.put
+    def __init__(
+        self, faults: tuple[Fault, ...], storage: Path, inner: TrainerCallback, rank: int
+    ) -> None:
+        self.faults = [fault for fault in faults if fault.rank in (None, rank)]
+        self.storage = storage
+        self.inner = inner
+        self.rank = rank
 
-    def due(fault: Fault, step: int) -> bool:
-        if fault.rank not in (None, rank):
-            return False
+    def on_step_begin(self, step: int) -> None:
+        self.inner.on_step_begin(step)
+        for fault in self.faults:
+            if fault.kind != "kill while writing" and self._is_due(fault, step):
+                self._cause(fault)
+
+    def save_checkpoint(self, state: dict[str, Any], wait: bool) -> None:
+        for fault in self.faults:
+            if fault.kind == "kill while writing" and self._is_due(fault, state["step"]):
+                # The blob is there and its description is half written.
+                folder = self.storage / "runs" / ("f" * 64)
+                name = f"{state['step']:010d}"
+                torch.save({"state": state}, folder / f"{name}.pt")
+                (folder / f".{name}.json.{os.getpid()}").write_bytes(b'{"finger')
+                os.kill(os.getpid(), signal.SIGKILL)
+        self.inner.save_checkpoint(state, wait)
+
+    def on_event(self, event: TrainingEvent) -> None:
+        self.inner.on_event(event)
+
+    def on_progress(self) -> None:
+        self.inner.on_progress()
+
+    def checkpoint_due(self, step: int) -> bool:
+        return self.inner.checkpoint_due(step)
+
+    def preemption_pending(self) -> bool:
+        return self.inner.preemption_pending()
+
+    def stop_requested(self) -> bool:
+        return self.inner.stop_requested()
+
+    def _is_due(self, fault: Fault, step: int) -> bool:
         if fault.kind == "pause":
             return step >= fault.step and step % 6 == 4
         if fault.kind == "slow":
-            return not (Path(config["job"].storage) / "go").exists()
-        marker = Path(config["job"].storage) / f"{fault.kind}-{fault.step}-happened-{rank}"
+            return not (self.storage / "go").exists()
+        marker = self.storage / f"{fault.kind}-{fault.step}-happened-{self.rank}"
         if step != fault.step or (marker.exists() and not fault.forever):
             return False
         marker.touch()
         return True
 
-    def step(self: Stepper, *parts: Any) -> Any:
-        for fault in faults:
-            if fault.kind != "kill while writing" and due(fault, self.state.step):
-                happen(fault, self)
-        return real_step(self, *parts)
-
-    def put(self: LocalStore, name: str, data: bytes) -> None:
-        for fault in faults:
-            if fault.kind == "kill while writing" and name.endswith(".json") and due(fault, int(name.removesuffix(".json"))):
-                (self.path / f".{name}.{os.getpid()}").write_bytes(data[:10])
+    def _cause(self, fault: Fault) -> None:
+        match fault.kind:
+            case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-        real_put(self, name, data)
-
-    Stepper._step, LocalStore.put = step, put  # type: ignore[method-assign]
-    try:
-        return worker.run(config)
-    finally:
-        Stepper._step, LocalStore.put = real_step, real_put  # type: ignore[method-assign]
-
-
-def happen(fault: Fault, stepper: Stepper) -> None:
-    if fault.kind == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif fault.kind == "freeze":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    elif fault.kind == "hang":
-        time.sleep(10_000)
-    elif fault.kind == "raise":
-        raise RuntimeError(f"boom at 0x{id(fault):x}")
-    elif fault.kind == "leave":
-        raise LeaveError
-    elif fault.kind == "pause":
-        time.sleep(1.5)
-    elif fault.kind == "slow":
-        time.sleep(fault.step)
-    elif fault.kind == "not a number":
-        next(stepper.state.model.parameters()).data.fill_(float("nan"))
-    elif fault.kind == "memory":
-        confine(int(psutil.Process().memory_info().rss) + (256 << 20))
-        hog = [bytearray(b"x" * (64 << 20)) for _ in range(64)]
-        raise AssertionError(f"{len(hog)} blocks fitted in")
-    elif fault.kind == "kill the controller":
-        ours = psutil.Process().parent().children()  # of our raylet; another session on this machine has its own
-        next(p for p in ours if "TrainController" in " ".join(p.cmdline())).kill()
-        time.sleep(10_000)
-    else:
-        raise AssertionError(fault)
+            case "freeze":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "hang":
+                time.sleep(10_000)
+            case "raise":
+                raise RuntimeError(f"boom at 0x{id(fault):x}")
+            case "leave":
+                raise LeaveError
+            case "pause":
+                time.sleep(1.5)
+            case "slow":
+                time.sleep(fault.step)
+            case "not a number":
+                register_module_forward_hook(lambda module, inputs, output: output * torch.nan)
+            case "memory":
+                _limit_memory(int(psutil.Process().memory_info().rss) + (256 << 20))
+                blocks = [bytearray(b"x" * (64 << 20)) for _ in range(64)]
+                raise AssertionError(f"{len(blocks)} blocks fitted in")
+            case "kill the controller":
+                # Of our own raylet: another session on this machine has its own.
+                siblings = psutil.Process().parent().children()
+                names = {p: " ".join(p.cmdline()) for p in siblings}
+                next(p for p, name in names.items() if "TrainController" in name).kill()
+                time.sleep(10_000)
+            case _:
+                raise AssertionError(fault)
 
 
-CGROUP = Path("/sys/fs/cgroup/memory") if Path("/sys/fs/cgroup/memory").is_dir() else Path("/sys/fs/cgroup")
+CGROUP = Path("/sys/fs/cgroup/memory")
+if not CGROUP.is_dir():
+    CGROUP = Path("/sys/fs/cgroup")
 
 
-def confine(limit: int) -> None:
-    """Puts this process into a memory cgroup of its own, so that the kernel's killer comes for it alone."""
+def _limit_memory(limit: int) -> None:
+    """Move this process into a memory cgroup of its own, so that only it is killed."""
     group = CGROUP / f"kiln-test-{os.getpid()}"
     group.mkdir()
     for name in ("memory.limit_in_bytes", "memory.max"):
@@ -196,4 +240,4 @@ def confine(limit: int) -> None:
 
 
 class LeaveError(BaseException):
-    """A rank that goes without a word, as one with fewer batches than the others would."""
+    """Ends a rank without an error report, as if it had fewer batches than the others."""

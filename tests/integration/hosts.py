@@ -1,7 +1,8 @@
 """Several hosts on one machine: network, mount and process namespaces on a bridge.
 
-Each host has its own /tmp, HOME, /dev/shm, name and processes, and of this checkout it sees the environment alone. `dev`, the
-submitter, keeps the machine's files. Ending a host's first process ends all of it, as pulling the plug does.
+Each host has its own /tmp, HOME, /dev/shm, host name and processes. It does not see this checkout,
+only the Python environment. The host `dev`, from which jobs are submitted, keeps the machine's
+files. Killing a host's first process ends all its processes at once, like a power cut.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = Path(sys.prefix)
 SUBNET = "10.77.0"
-_SPACES = ["--mount", "--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+_NAMESPACES = ["--mount", "--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 def skip_without_rights() -> None:
-    probe = ["unshare", *_SPACES, "ip", "link", "add", "kiln-probe", "type", "bridge"]
+    """Skip the test unless this user may create network namespaces and bridges."""
+    probe = ["unshare", *_NAMESPACES, "ip", "link", "add", "kiln-probe", "type", "bridge"]
     try:
         done = subprocess.run(probe, capture_output=True, text=True)
     except FileNotFoundError as error:
@@ -32,62 +34,89 @@ def skip_without_rights() -> None:
 
 
 class Host:
-    """One host; `run` and `start` work inside it."""
+    """One host. `run` and `start` run commands on it.
 
-    def __init__(self, name: str, number: int, hub: int, names: Path) -> None:
-        self.name, self.hub, self.address = name, hub, f"{SUBNET}.{10 + number}"
-        self.cable, self.processes = f"k{number}", list[subprocess.Popen[str]]()
-        setup = f"hostname {name}; mount --make-rprivate /; mount --bind {names} /etc/hosts; ip link set lo up; "
-        if name != "dev":
-            kept = "/run/kiln-env"
-            setup += f"mkdir -p {kept}; mount -t tmpfs tmpfs {kept}; mkdir {kept}/e; mount --bind {ENVIRONMENT} {kept}/e; "
-            for hidden in ("/tmp", "/var/tmp", "/dev/shm", "/mnt", CHECKOUT):
-                # The checkout may lie in what has just been hidden.
-                setup += f"mkdir -p {hidden}; mount -t tmpfs -o size=4g,mode=1777 tmpfs {hidden}; "
-            setup += f"mkdir -p {ENVIRONMENT}; mount --bind {kept}/e {ENVIRONMENT}; "
-        self.first = subprocess.Popen(
-            ["unshare", *_SPACES, "bash", "-ec", setup + "echo ready; exec sleep infinity"], stdout=subprocess.PIPE, text=True
+    Args:
+        name: host name.
+        number: last part of the address, counted from 10.
+        bridge: id of a process in the network namespace of the bridge.
+        hosts_file: the host sees it as /etc/hosts.
+    """
+
+    def __init__(self, name: str, number: int, bridge: int, hosts_file: Path) -> None:
+        self.name = name
+        self.bridge = bridge
+        self.address = f"{SUBNET}.{10 + number}"
+        self.cable = f"k{number}"
+        self.processes: list[subprocess.Popen[str]] = []
+        setup = [f"hostname {name}", *_mounts(hosts_file, hide_files=name != "dev")]
+        setup += ["ip link set lo up", "echo ready", "exec sleep infinity"]
+        self.init = subprocess.Popen(
+            ["unshare", *_NAMESPACES, "bash", "-ec", "; ".join(setup)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        assert self.first.stdout is not None
-        assert self.first.stdout.readline() == "ready\n", f"host {name} did not come up"
-        self.pid = psutil.Process(self.first.pid).children()[0].pid
-        _at(hub, f"ip link add {self.cable} type veth peer name eth0 netns {self.pid}")
-        _at(hub, f"ip link set {self.cable} master kiln0 up")
-        _at(self.pid, f"ip addr add {self.address}/24 dev eth0")
-        _at(self.pid, "ip link set eth0 up")
-        _at(self.pid, f"ip route add default via {SUBNET}.1")
+        assert self.init.stdout is not None
+        assert self.init.stdout.readline() == "ready\n", f"host {name} did not come up"
+        self.pid = psutil.Process(self.init.pid).children()[0].pid
+        _run_in_network(
+            bridge, f"ip link add {self.cable} type veth peer name eth0 netns {self.pid}"
+        )
+        _run_in_network(bridge, f"ip link set {self.cable} master kiln0 up")
+        _run_in_network(self.pid, f"ip addr add {self.address}/24 dev eth0")
+        _run_in_network(self.pid, "ip link set eth0 up")
+        _run_in_network(self.pid, f"ip route add default via {SUBNET}.1")
 
     def start(
-        self, *command: str, cwd: Path | None = None, log: Path | None = None, stdin: int = subprocess.DEVNULL, **env: str
+        self,
+        *command: str,
+        cwd: Path | None = None,
+        log: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
+        **env: str,
     ) -> subprocess.Popen[str]:
-        """Starts a command there; its output goes to `log`, or can be read from the process."""
-        home = str(Path.home()) if self.name == "dev" else "/mnt"
-        base = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "KILN_", "AWS_", "DVC_"))}
-        base |= {"HOME": home, "PATH": f"{ENVIRONMENT}/bin:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-        base |= {"MLFLOW_DISABLE_TELEMETRY": "true", **env}
-        inside = ["nsenter", "-t", str(self.pid), "-m", "-u", "-n", "-p", "--wd=" + str(cwd or "/mnt")]
-        out = log.open("a") if log else subprocess.PIPE
-        process = subprocess.Popen([*inside, *command], env=base, text=True, stdin=stdin,
-                                   stdout=out, stderr=subprocess.STDOUT)  # fmt: skip
+        """Start a command on the host. Its output goes to `log`, by default to a pipe."""
+        prefixes = ("RAY_", "MLFLOW_", "KILN_", "AWS_", "DVC_")
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+        variables |= {
+            "HOME": str(Path.home()) if self.name == "dev" else "/mnt",
+            "PATH": f"{ENVIRONMENT}/bin:{os.environ['PATH']}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            **env,
+        }
+        enter = ["nsenter", "-t", str(self.pid), "-m", "-u", "-n", "-p", f"--wd={cwd or '/mnt'}"]
+        process = subprocess.Popen(
+            [*enter, *command],
+            env=variables,
+            text=True,
+            stdin=stdin,
+            stdout=log.open("a") if log else subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         self.processes.append(process)
         return process
 
-    def run(self, *command: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the host and wait for it, up to ten minutes."""
         process = self.start(*command, cwd=cwd, **env)
-        told, _ = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(command, process.returncode, told)
+        output, _ = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(command, process.returncode, output)
 
     def cut(self) -> None:
-        """Unplugs the network cable."""
-        _at(self.hub, f"ip link set {self.cable} down")
+        """Disconnect the host from the network."""
+        _run_in_network(self.bridge, f"ip link set {self.cable} down")
 
     def heal(self) -> None:
-        _at(self.hub, f"ip link set {self.cable} up")
+        """Connect the host to the network again."""
+        _run_in_network(self.bridge, f"ip link set {self.cable} up")
 
     def kill(self) -> None:
-        """Pulls the plug."""
-        self.first.kill()
-        self.first.wait()
+        """End all processes of the host at once, like a power cut."""
+        self.init.kill()
+        self.init.wait()
         for process in self.processes:
             process.wait()
 
@@ -97,19 +126,22 @@ class Network:
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         hosts = "".join(f"{SUBNET}.{11 + n} {name}\n" for n, name in enumerate(names))
-        # As on many machines, a host's own name means 127.0.1.1 there: collectives must find the right interface.
+        # As on many machines, the host's own name resolves to 127.0.1.1: gloo and NCCL must find
+        # the right interface nevertheless.
         self.holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         self.hosts: dict[str, Host] = {}
+        namespace = Path(f"/proc/{self.holder.pid}/ns/net")
         deadline = time.monotonic() + 10
-        while Path(f"/proc/{self.holder.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink():
-            assert time.monotonic() < deadline
+        while namespace.readlink() == Path("/proc/self/ns/net").readlink():
+            assert time.monotonic() < deadline, "unshare made no network namespace"
             time.sleep(0.01)
-        _at(self.holder.pid, "ip link add kiln0 type bridge")
-        _at(self.holder.pid, "ip link set kiln0 up")
+        _run_in_network(self.holder.pid, "ip link add kiln0 type bridge")
+        _run_in_network(self.holder.pid, "ip link set kiln0 up")
         for n, name in enumerate(names, 1):
-            own = folder / f"hosts-{name}"
-            own.write_text("127.0.0.1 localhost\n" + hosts.replace(f"{SUBNET}.{10 + n} ", "127.0.1.1 "))
-            self.hosts[name] = Host(name, n, self.holder.pid, own)
+            hosts_file = folder / f"hosts-{name}"
+            own_entry = hosts.replace(f"{SUBNET}.{10 + n} ", "127.0.1.1 ")
+            hosts_file.write_text("127.0.0.1 localhost\n" + own_entry)
+            self.hosts[name] = Host(name, n, self.holder.pid, hosts_file)
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
@@ -121,5 +153,21 @@ class Network:
         self.holder.wait()
 
 
-def _at(pid: int, command: str) -> None:
+def _mounts(hosts_file: Path, hide_files: bool) -> list[str]:
+    """Return shell commands that set up the files of a host."""
+    commands = ["mount --make-rprivate /", f"mount --bind {hosts_file} /etc/hosts"]
+    if hide_files:
+        kept = "/run/kiln-env"
+        commands += [f"mkdir -p {kept}", f"mount -t tmpfs tmpfs {kept}", f"mkdir {kept}/e"]
+        commands += [f"mount --bind {ENVIRONMENT} {kept}/e"]
+        for hidden in ("/tmp", "/var/tmp", "/dev/shm", "/mnt", CHECKOUT):
+            # The checkout may lie in a folder that was hidden before it: create it again.
+            commands += [f"mkdir -p {hidden}"]
+            commands += [f"mount -t tmpfs -o size=4g,mode=1777 tmpfs {hidden}"]
+        commands += [f"mkdir -p {ENVIRONMENT}", f"mount --bind {kept}/e {ENVIRONMENT}"]
+    return commands
+
+
+def _run_in_network(pid: int, command: str) -> None:
+    """Run a command in the network namespace of a process."""
     subprocess.run(["nsenter", "-t", str(pid), "-n", *command.split()], check=True)

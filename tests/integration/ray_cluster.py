@@ -1,4 +1,7 @@
-"""A real cluster on the hosts of `tests.integration.hosts`: a head without workers, two workers, and S3 and MLflow beside."""
+"""A Ray cluster on the hosts of `tests.integration.hosts`, with an S3 and an MLflow server.
+
+The head runs no workers; two other hosts do.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,18 @@ SECRET = "a-secret-that-must-not-show"
 
 
 class RayCluster:
-    """`dev` holds the checkout; the other hosts have the environment alone. Everything travels over the bridge."""
+    """A cluster, its servers and the host `dev` of the user.
+
+    Only `dev` sees the checkout; the other hosts see the Python environment. All data travels over
+    the network.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hosts = Network(folder, ["dev", "store", "head", "one", "two"])
         store = self.hosts["store"]
-        self.s3, self.mlflow = f"http://{store.address}:9000", f"http://{store.address}:5000"
+        self.s3 = f"http://{store.address}:9000"
+        self.mlflow = f"http://{store.address}:5000"
         self.address = f"http://{self.hosts['head'].address}:8265"
         self.keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": SECRET}
         self.site = {
@@ -32,7 +40,7 @@ class RayCluster:
             "AWS_ENDPOINT_URL": self.s3,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
-            # A lost node is noticed within seconds.
+            # Ray then notices a lost node within seconds.
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_timeout_ms": "2000",
             "RAY_health_check_failure_threshold": "3",
@@ -41,25 +49,38 @@ class RayCluster:
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(TOKEN)
-        self.user = {"RAY_AUTH_TOKEN_PATH": str(token), "MLFLOW_TRACKING_URI": self.mlflow, **self.keys}
-        self._serve(store)
-        self.start("head", "--head", "--port=6379", "--dashboard-host=0.0.0.0", "--num-cpus=0", "--disable-usage-stats")
+        self.user = {
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            **self.keys,
+        }
+        self._start_servers(store)
+        self.start(
+            "head",
+            "--head",
+            "--port=6379",
+            "--dashboard-host=0.0.0.0",
+            "--num-cpus=0",
+            "--disable-usage-stats",
+        )
         self.join("one")
         self.join("two")
-        self._wait(3)
+        self._wait_for_nodes(3)
 
-    def _serve(self, store: Host) -> None:
+    def _start_servers(self, store: Host) -> None:
         log = self.folder / "services.log"
         store.start("python", "-m", "moto.server", "-H", store.address, "-p", "9000", log=log)
-        store.start(
-            "mlflow", "server", "--host", store.address, "--port", "5000", "--workers", "1", "--allowed-hosts", "*",
-            "--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts", log=log, **NO_JOBS,
-        )  # fmt: skip
+        mlflow = ["mlflow", "server", "--host", store.address, "--port", "5000"]
+        mlflow += ["--workers", "1", "--allowed-hosts", "*"]
+        mlflow += ["--backend-store-uri", "sqlite:////tmp/mlflow.db"]
+        mlflow += ["--artifacts-destination", "/tmp/artifacts"]
+        store.start(*mlflow, log=log, **NO_JOBS)
         probe = (
             "import boto3, requests, sys, time\n"
             "for _ in range(240):\n"
             "    try:\n"
-            f"        boto3.client('s3', endpoint_url='{self.s3}', region_name='us-east-1').create_bucket(Bucket='kiln')\n"
+            f"        s3 = boto3.client('s3', endpoint_url='{self.s3}', region_name='us-east-1')\n"
+            "        s3.create_bucket(Bucket='kiln')\n"
             f"        sys.exit(not requests.get('{self.mlflow}/health', timeout=2).ok)\n"
             "    except Exception as error:\n"
             "        last = error; time.sleep(0.5)\n"
@@ -69,14 +90,17 @@ class RayCluster:
         assert done.returncode == 0, done.stdout + log.read_text()
 
     def start(self, name: str, *options: str) -> None:
+        """Start Ray on a host."""
         host = self.hosts[name]
-        host.start("ray", "start", f"--node-ip-address={host.address}", "--object-store-memory=100000000", "--block", *options,
-                   log=self.folder / f"{name}.log", **self.site)  # fmt: skip
+        command = ["ray", "start", f"--node-ip-address={host.address}", "--block"]
+        command += ["--object-store-memory=100000000", *options]
+        host.start(*command, log=self.folder / f"{name}.log", **self.site)
 
     def join(self, name: str) -> None:
+        """Start Ray on a host as a worker node with two cores."""
         self.start(name, f"--address={self.hosts['head'].address}:6379", "--num-cpus=2")
 
-    def _wait(self, nodes: int) -> None:
+    def _wait_for_nodes(self, nodes: int) -> None:
         for _ in range(60):
             done = self.hosts["head"].run("ray", "status", **self.site)
             if done.stdout.count(" node_") == nodes:
@@ -85,38 +109,47 @@ class RayCluster:
         raise AssertionError(done.stdout + (self.folder / "head.log").read_text())
 
     def clone(self, path: Path) -> UserClone:
-        made = make_clone(path)
-        made.run("dvc", "remote", "add", "-q", "--default", "store", "s3://kiln/dvc")
-        made.run("dvc", "remote", "modify", "-q", "store", "endpointurl", self.s3)
-        made.run("git", "commit", "-qam", "a remote")
-        return UserClone(made, self)
+        """Clone the repository on `dev` and commit a DVC remote on the S3 server."""
+        clone = make_clone(path)
+        clone.run("dvc", "remote", "add", "-q", "--default", "store", "s3://kiln/dvc")
+        clone.run("dvc", "remote", "modify", "-q", "store", "endpointurl", self.s3)
+        clone.run("git", "commit", "-qam", "a remote")
+        return UserClone(clone, self)
 
     def down(self) -> None:
         self.hosts.down()
 
 
 class UserClone:
-    """A clone on `dev`, and commands run there as its user."""
+    """A clone of the repository on `dev`, and commands of its user."""
 
     def __init__(self, clone: Clone, cluster: RayCluster) -> None:
-        self.clone, self.cluster, self.path = clone, cluster, clone.path
+        self.clone = clone
+        self.cluster = cluster
+        self.path = clone.path
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         return self.cluster.hosts["dev"].run(*command, cwd=self.path, **(self.cluster.user | env))
 
     def submit(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        where = ("--address", self.cluster.address, "--trust-network")
-        return self.run("python", "-m", "pipelines.submit", *where, *arguments, **env)
+        """Run `pipelines.submit`, connected to the head directly."""
+        options = ("--address", self.cluster.address, "--trust-network")
+        return self.run("python", "-m", "pipelines.submit", *options, *arguments, **env)
 
-    def start_submit(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-        """Through the proxy, as from outside the cluster's network."""
-        command = ("python", "-u", "-m", "pipelines.submit", "--address", "https://localhost:8265", *arguments)
+    def start_submit(
+        self, *arguments: str, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
+        """Start `pipelines.submit`, connected through the proxy."""
+        command = ["python", "-u", "-m", "pipelines.submit"]
+        command += ["--address", "https://localhost:8265", *arguments]
         trusted = {"REQUESTS_CA_BUNDLE": str(self.cluster.folder / "certificate.pem")}
-        return self.cluster.hosts["dev"].start(*command, cwd=self.path, stdin=stdin, **(self.cluster.user | trusted))
+        return self.cluster.hosts["dev"].start(
+            *command, cwd=self.path, stdin=stdin, **(self.cluster.user | trusted)
+        )
 
 
 class Proxy:
-    """https on port 8265 of `dev`, in front of the head's dashboard; it can drop."""
+    """An https proxy on port 8265 of `dev` for the head's dashboard. It can drop connections."""
 
     CODE = """
 import asyncio, ssl, sys
@@ -128,8 +161,9 @@ async def pump(reader, writer):
         await writer.drain()
     writer.close()
 async def serve(reader, writer):
-    there = await asyncio.open_connection(sys.argv[1], 8265)
-    await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
+    head_reader, head_writer = await asyncio.open_connection(sys.argv[1], 8265)
+    pumps = pump(reader, head_writer), pump(head_reader, writer)
+    await asyncio.gather(*pumps, return_exceptions=True)
 async def main():
     async with await asyncio.start_server(serve, "127.0.0.1", 8265, ssl=context) as server:
         print("open", flush=True)
@@ -139,11 +173,13 @@ asyncio.run(main())
 
     def __init__(self, cluster: RayCluster) -> None:
         self.cluster = cluster
-        self.certificate, self.key = cluster.folder / "certificate.pem", cluster.folder / "key.pem"
+        self.certificate = cluster.folder / "certificate.pem"
+        self.key = cluster.folder / "key.pem"
         make_certificate(self.certificate, self.key)
         self.open()
 
     def open(self) -> None:
+        """Start the proxy."""
         head = self.cluster.hosts["head"].address
         files = str(self.certificate), str(self.key)
         self.process = self.cluster.hosts["dev"].start("python", "-c", self.CODE, head, *files)
@@ -151,6 +187,7 @@ asyncio.run(main())
         assert self.process.stdout.readline() == "open\n"
 
     def drop(self) -> None:
+        """End the proxy and all connections through it."""
         for child in psutil.Process(self.process.pid).children():
             child.kill()
         self.process.wait()

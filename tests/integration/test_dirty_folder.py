@@ -1,4 +1,4 @@
-"""A folder of photographs as it comes from phones, hostile files among them: from `image_folder` to a verdict."""
+"""The whole pipeline on a folder of phone photographs with hostile files among them."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tests.integration.conftest import make_clone
-from tests.unit.data.hostile import fill
+from tests.unit.data.hostile import add_hostile_files
 
 
-def photograph(path: Path, kind: int, seed: int) -> None:
-    """A JPEG of a phone's size, some turned by EXIF; ants are dark above, bees dark on the left."""
+def write_photograph(path: Path, label: int, seed: int) -> None:
+    """Write a JPEG of 2016 x 1512 pixels, every third with an EXIF orientation.
+
+    Label 0 is dark at the top, label 1 dark on the left.
+    """
     random = np.random.default_rng(seed)
     coarse = random.integers(60, 256, (12, 16, 3), dtype=np.uint8)
-    coarse[:5] //= 1 + 2 * (kind == 0)
-    coarse[:, :6] //= 1 + 2 * (kind == 1)
+    coarse[:5] //= 1 + 2 * (label == 0)
+    coarse[:, :6] //= 1 + 2 * (label == 1)
     image = Image.fromarray(coarse).resize((2016, 1512), Image.Resampling.BICUBIC)
     exif = Image.Exif()
     if seed % 3 == 0:
         image = image.transpose(Image.Transpose.ROTATE_90)
-        exif[0x0112] = 6
+        exif[ExifTags.Base.Orientation] = 6
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=85, exif=exif)
 
 
-def test_a_dirty_folder_of_photographs_becomes_a_judged_model(tmp_path: Path) -> None:
+def test_dirty_folder_is_prepared_trained_and_evaluated(tmp_path: Path) -> None:
     clone = make_clone(tmp_path / "clone")
     raw = clone.path / "data" / "raw" / "photos"
     for n in range(245):
-        photograph(raw / ("cat", "dog")[n % 2] / f"IMG_{n:04d}.JPG", n % 2, n)
-    expected = fill(raw, tmp_path / "outside.jpg")
+        write_photograph(raw / ("cat", "dog")[n % 2] / f"IMG_{n:04d}.JPG", n % 2, n)
+    expected = add_hostile_files(raw, tmp_path / "outside.jpg")
     for key, value in {
         "source": {"kind": "image_folder", "path": "data/raw/photos"},
         "image_size": 32,
@@ -47,27 +50,40 @@ def test_a_dirty_folder_of_photographs_becomes_a_judged_model(tmp_path: Path) ->
     recipe = clone.params()["train"]["models"]["cnn"] | {"epochs": 8}
     clone.change("train.models", {"cnn": recipe})
     clone.change("train.global_batch_size", 16)
-    told = clone.stage("preflight")
-    assert told.returncode == 2
+    preflight = clone.stage("preflight")
+    assert preflight.returncode == 2
     pattern = r"^  data/raw/photos/(cat/.*) \((it .*|the name .*)\)$"
-    hashless = dict(re.findall(pattern, told.stdout, re.M))
-    assert set(hashless) == {path for path, why in expected.items() if why == "not a file"} | {
+    unhashable = dict(re.findall(pattern, preflight.stdout, re.M))
+    assert set(unhashable) == {
+        path for path, reason in expected.items() if reason == "not a file"
+    } | {
         "cat/link nowhere.jpg",
         "cat/link round.jpg",
         "cat/link up.jpg",
         "cat/bytes \\udcff\\udcfe.jpg",
     }
     with (clone.path / ".dvcignore").open("a") as file:
-        file.write("data/raw/photos/cat/link *.jpg\ndata/raw/photos/cat/pipe.jpg\ndata/raw/photos/cat/socket.jpg\n")
+        file.write(
+            "data/raw/photos/cat/link *.jpg\n"
+            "data/raw/photos/cat/pipe.jpg\n"
+            "data/raw/photos/cat/socket.jpg\n"
+        )
     next((raw / "cat").glob("bytes*")).unlink()
     del expected["cat/bytes \\udcff\\udcfe.jpg"]
     assert clone.stage("preflight").returncode == 0
-    assert clone.repro() == ["preprocess", "augment", "train@cnn", "register@cnn", "evaluate"]
+    assert clone.repro() == [
+        "params",
+        "preprocess",
+        "augment",
+        "train@cnn",
+        "register@cnn",
+        "evaluate",
+    ]
     with (clone.path / "data/prepared/quarantine.csv").open(encoding="utf-8", newline="") as file:
         assert {row["path"]: row["reason"] for row in csv.DictReader(file)} == expected
     verdict = json.loads((clone.path / "reports/verdict.json").read_text())["models"]["cnn"]
     assert verdict["metrics"]["top1"] > 0.8
     assert clone.repro() == []
-    # One photograph more: the rest stay where they are, and everything that depends on them is made anew.
-    photograph(raw / "cat" / "IMG_9999.JPG", 0, 9999)
+    # One more photograph reruns the stages.
+    write_photograph(raw / "cat" / "IMG_9999.JPG", 0, 9999)
     assert clone.repro("augment") == ["preprocess", "augment"]

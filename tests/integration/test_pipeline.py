@@ -1,4 +1,4 @@
-"""`dvc repro` as users live with it: what runs, what does not, what is the same, what ends up in the registry."""
+"""`dvc repro` on small data: the stages that run, their outs, and the registry afterwards."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ OUTS = [
 ]
 
 
-def test_a_second_run_runs_nothing_and_leaves_git_clean(clone: Clone) -> None:
+def test_second_repro_runs_nothing_and_leaves_git_clean(clone: Clone) -> None:
     assert clone.repro() == []
     assert clone.run("git", "status", "--porcelain").stdout == ""
     assert (clone.path / "mlartifacts/fashion-mnist").is_dir()
     assert not (clone.path / "mlruns").exists()
 
 
-def test_reports_say_what_was_measured(clone: Clone) -> None:
+def test_reports_contain_the_metrics_of_the_test_split(clone: Clone) -> None:
     metrics = json.loads((clone.path / "reports/metrics.json").read_text())
     verdict = json.loads((clone.path / "reports/verdict.json").read_text())["models"]
     assert list(metrics) == ["cnn", "resnet"]
@@ -39,13 +39,19 @@ def test_reports_say_what_was_measured(clone: Clone) -> None:
         assert {"top1", "top3", "macro_f1", "min_class_recall", "nll", "ece"} <= set(values)
         confusion = pd.read_csv(clone.path / f"reports/confusion/{model}.csv", dtype=str)
         assert len(confusion) == TEST_ROWS, "the test split, each image exactly once"
-        assert values["top1"] == pytest.approx((confusion["actual"] == confusion["predicted"]).mean())
+        assert values["top1"] == pytest.approx(
+            (confusion["actual"] == confusion["predicted"]).mean()
+        )
         assert verdict[model]["version"] == clone.receipt(model).version
-        assert {g["gate"] for g in verdict[model]["gates"]} == {"min_top1", "min_class_recall", "max_ece"}
+        assert {g["gate"] for g in verdict[model]["gates"]} == {
+            "min_top1",
+            "min_class_recall",
+            "max_ece",
+        }
     assert metrics["cnn"]["top1"] > 0.9
 
 
-def test_the_registry_holds_one_validated_version_per_model(clone: Clone) -> None:
+def test_registry_holds_one_validated_version_per_model(clone: Clone) -> None:
     versions = clone.versions()
     for model in ("cnn", "resnet"):
         receipt = clone.receipt(model)
@@ -53,27 +59,38 @@ def test_the_registry_holds_one_validated_version_per_model(clone: Clone) -> Non
         weights = (clone.path / f"models/{model}/weights.safetensors").read_bytes()
         assert tags["kiln.sha256"] == receipt.sha256 == hashlib.sha256(weights).hexdigest()
         assert tags["validation_status"] == "passed"
-        assert [t["kiln.model"] for t in versions.values() if t["kiln.sha256"] == receipt.sha256] == [model]
+        assert [
+            t["kiln.model"] for t in versions.values() if t["kiln.sha256"] == receipt.sha256
+        ] == [model]
 
 
-def test_a_run_tells_what_went_in_and_what_came_out(clone: Clone) -> None:
-    told = json.loads(
-        clone.python(
-            "import json; from components.tracking import store; c = store.connect();"
-            "e = c.get_experiment_by_name('fashion-mnist');"
-            "r = c.search_runs([e.experiment_id], \"tags.`kiln.model` = 'cnn'\", order_by=['attributes.start_time ASC'])[0];"
-            "h = [m.step for m in c.get_metric_history(r.info.run_id, 'val_top1')];"
-            "print(json.dumps([r.info.status, r.data.params, r.data.metrics, r.data.tags, h,"
-            " [(i.tags[0].value, i.dataset.digest) for i in r.inputs.dataset_inputs]]))"
-        ).splitlines()[-1]
+def test_mlflow_run_records_inputs_settings_and_metrics(clone: Clone) -> None:
+    output = clone.python(
+        "import json\n"
+        "from components.tracking import store\n"
+        "client = store.connect()\n"
+        "experiment = client.get_experiment_by_name('fashion-mnist')\n"
+        "run = client.search_runs([experiment.experiment_id], \"tags.`kiln.model` = 'cnn'\",\n"
+        "                         order_by=['attributes.start_time ASC'])[0]\n"
+        "history = client.get_metric_history(run.info.run_id, 'val_top1')\n"
+        "inputs = [(i.tags[0].value, i.dataset.digest) for i in run.inputs.dataset_inputs]\n"
+        "print(json.dumps([run.info.status, run.data.params, run.data.metrics, run.data.tags,\n"
+        "                  [metric.step for metric in history], inputs]))"
     )
-    status, params, metrics, tags, steps, inputs = told
+    status, params, metrics, tags, steps, inputs = json.loads(output.splitlines()[-1])
     result = json.loads((clone.path / "models/cnn/result.json").read_text())
     assert status == "FINISHED"
     assert params["recipe.learning_rate"] == "0.1"
     assert (params["train.micro_batches"], tags["kiln.num_workers"]) == ("2", "2")
     assert steps == [1, 2], "each epoch once"
-    assert {"train_loss", "train_top1", "val_loss", "test_top1", "test_ms_per_image", "images_per_s"} <= set(metrics)
+    assert {
+        "train_loss",
+        "train_top1",
+        "val_loss",
+        "test_top1",
+        "test_ms_per_image",
+        "images_per_s",
+    } <= set(metrics)
     assert any(name.startswith("system/") for name in metrics)
     assert len(tags["git.commit"]) == 40
     assert tags["git.dirty"] == "false"
@@ -85,24 +102,30 @@ def test_a_run_tells_what_went_in_and_what_came_out(clone: Clone) -> None:
     }
 
 
-def test_another_gate_evaluates_again_and_trains_nothing(clone: Clone) -> None:
+def test_changed_gate_reruns_evaluate_only(clone: Clone) -> None:
     clone.change("evaluate.gates.min_top1", 1.0)
-    assert clone.repro() == ["evaluate"]
+    assert clone.repro() == ["params", "evaluate"]
     receipt = clone.receipt("resnet")
     assert clone.versions()[str(receipt.version)]["validation_status"] == "failed"
     refused = clone.stage("promote", "--version", str(receipt.version), "--reason", "hope")
     assert refused.returncode == 2
-    assert "is not promoted to champion: its verdict failed: min_top1 is 1, found 0.9" in refused.stdout
+    assert (
+        "is not promoted to champion: its verdict failed: min_top1 is 1, found 0.9"
+        in refused.stdout
+    )
     clone.change("evaluate.gates.min_top1", 0.5)
     clone.repro()
     assert clone.versions()[str(receipt.version)]["validation_status"] == "passed"
 
 
-def test_parameters_a_then_b_then_a_end_with_two_versions_of_the_changed_model(clone: Clone) -> None:
-    first, before = clone.receipt("cnn"), clone.bytes_of(*OUTS)
+def test_reverted_parameter_restores_the_first_version(
+    clone: Clone,
+) -> None:
+    first = clone.receipt("cnn")
+    before = clone.bytes_of(*OUTS)
     versions = clone.versions()
     clone.change("train.models.cnn.learning_rate", 0.05)
-    assert clone.repro() == ["train@cnn", "register@cnn", "evaluate"]
+    assert clone.repro() == ["params", "train@cnn", "register@cnn", "evaluate"]
     second = clone.receipt("cnn")
     assert second.sha256 != first.sha256
     clone.change("train.models.cnn.learning_rate", 0.1)
@@ -114,15 +137,19 @@ def test_parameters_a_then_b_then_a_end_with_two_versions_of_the_changed_model(c
     assert clone.repro() == []
 
 
-def test_forced_from_the_start_everything_is_the_same_to_the_bit(clone: Clone) -> None:
-    lock, before, versions = (clone.path / "dvc.lock").read_bytes(), clone.bytes_of(*OUTS), clone.versions()
-    assert len(clone.repro("-f")) == 7
+def test_forced_repro_is_bit_identical(clone: Clone) -> None:
+    lock = (clone.path / "dvc.lock").read_bytes()
+    before = clone.bytes_of(*OUTS)
+    versions = clone.versions()
+    assert len(clone.repro("-f")) == 8
     assert clone.bytes_of(*OUTS) == before
     assert (clone.path / "dvc.lock").read_bytes() == lock
     assert set(clone.versions()) == set(versions)
 
 
-def test_a_pulled_clone_with_an_empty_registry_registers_and_validates_without_training(clone: Clone, tmp_path: Path) -> None:
+def test_pulled_clone_registers_in_an_empty_registry_without_training(
+    clone: Clone, tmp_path: Path
+) -> None:
     clone.run("dvc", "remote", "add", "-q", "--local", "-d", "store", str(tmp_path / "remote"))
     clone.run("dvc", "push", "-q")
     clone.run("git", "clone", "-q", str(clone.path), str(tmp_path / "fresh"))
@@ -135,46 +162,71 @@ def test_a_pulled_clone_with_an_empty_registry_registers_and_validates_without_t
     assert fresh.repro() == []
 
 
-def test_an_emptied_registry_is_filled_again_by_what_make_repro_does(clone: Clone, tmp_path: Path) -> None:
-    elsewhere = f"sqlite:///{tmp_path / 'other.db'}"
-    told = clone.stage("evaluate", "--models", "models", "--test", "data/prepared/test", "--out", str(tmp_path / "r"),
-                       MLFLOW_TRACKING_URI=elsewhere)  # fmt: skip
-    assert told.returncode == 2
-    assert "is not in this registry; versions there: none; register it again" in told.stdout
-    assert not (tmp_path / "r").exists()
+def test_preflight_makes_repro_register_in_an_empty_registry(clone: Clone, tmp_path: Path) -> None:
+    other_store = f"sqlite:///{tmp_path / 'other.db'}"
+    refused = clone.stage(
+        "evaluate",
+        "--models",
+        "models",
+        "--test",
+        "data/prepared/test",
+        "--out",
+        str(tmp_path / "reports"),
+        MLFLOW_TRACKING_URI=other_store,
+    )
+    assert refused.returncode == 2
+    assert "is not in this registry; versions there: none; register it again" in refused.stdout
+    assert not (tmp_path / "reports").exists()
     clone.stage("preflight")
     assert clone.repro() == [], "receipts of the registry in use are kept"
-    shutil.copytree(clone.path / "models", tmp_path / "kept")
-    assert "to be registered again" in clone.stage("preflight", MLFLOW_TRACKING_URI=elsewhere).stdout
-    ran = clone.repro(MLFLOW_TRACKING_URI=elsewhere)
-    assert sorted(ran) == ["evaluate", "register@cnn", "register@resnet"]
+    shutil.copytree(clone.path / "models", tmp_path / "models")
+    preflight = clone.stage("preflight", MLFLOW_TRACKING_URI=other_store)
+    assert "to be registered again" in preflight.stdout
+    stages = clone.repro(MLFLOW_TRACKING_URI=other_store)
+    assert sorted(stages) == ["evaluate", "register@cnn", "register@resnet"]
     clone.stage("preflight")
     clone.repro()
     for model in ("cnn", "resnet"):
         assert (clone.path / f"models/{model}/receipt.json").read_bytes() == (
-            tmp_path / f"kept/{model}/receipt.json"
+            tmp_path / f"models/{model}/receipt.json"
         ).read_bytes()
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_metrics_do_not_depend_on_the_number_of_evaluating_workers(clone: Clone, tmp_path: Path, workers: int) -> None:
+def test_metrics_are_equal_for_any_number_of_evaluation_workers(
+    clone: Clone, tmp_path: Path, workers: int
+) -> None:
     clone.change("evaluate.num_workers", workers)
-    done = clone.stage("evaluate", "--models", "models", "--test", "data/prepared/test", "--out", str(tmp_path / "reports"))
+    done = clone.stage(
+        "evaluate",
+        "--models",
+        "models",
+        "--test",
+        "data/prepared/test",
+        "--out",
+        str(tmp_path / "reports"),
+    )
     clone.change("evaluate.num_workers", 1)
     assert done.returncode == 0, done.stdout
     for name in ("metrics.json", "confusion/cnn.csv", "figures/resnet.png"):
-        assert (tmp_path / "reports" / name).read_bytes() == (clone.path / "reports" / name).read_bytes()
+        assert (tmp_path / "reports" / name).read_bytes() == (
+            clone.path / "reports" / name
+        ).read_bytes()
 
 
-def test_dvc_plots_draws_curves_and_confusion(clone: Clone, tmp_path: Path) -> None:
+def test_dvc_plots_shows_history_and_confusion(clone: Clone, tmp_path: Path) -> None:
     clone.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
     page = (tmp_path / "plots" / "index.html").read_text()
     assert "vega" in page
-    for name in ("reports_confusion_cnn_csv", "models_cnn_history_csv", "models_resnet_history_csv"):
+    for name in (
+        "reports_confusion_cnn_csv",
+        "models_cnn_history_csv",
+        "models_resnet_history_csv",
+    ):
         assert f"vegaEmbed('#{name}'" in page
 
 
-def test_the_closing_table_shows_both_models(clone: Clone) -> None:
+def test_status_shows_both_models(clone: Clone) -> None:
     shown = clone.stage("status").stdout
     top1 = json.loads((clone.path / "reports/metrics.json").read_text())["cnn"]["top1"]
     assert f"{top1:.2%}" in shown
@@ -182,33 +234,50 @@ def test_the_closing_table_shows_both_models(clone: Clone) -> None:
     assert "python -m pipelines.promote --version" in shown
 
 
-def test_the_lineage_of_a_version_is_shown_and_checked(clone: Clone) -> None:
+def test_trace_shows_and_checks_the_lineage_of_a_version(clone: Clone) -> None:
     receipt = clone.receipt("cnn")
     result = json.loads((clone.path / "models/cnn/result.json").read_text())
     reference = f"{receipt.name}/{receipt.version}"
     shown = clone.stage("trace", reference, "--check")
     assert shown.returncode == 0, shown.stdout
-    told = " ".join(shown.stdout.split())
-    for fact in (receipt.sha256, receipt.model_id, result["fingerprint"], *result["data"].values(), "recipe.learning_rate=0.1"):
-        assert fact in told
-    for fact in ("commit", "recipe", "data.raw", "data.prepared", "data.training", "data.validation", "weights"):
-        assert f" {fact} matches " in told, shown.stdout
-    assert "dvc repro train@cnn" in told
-    for wrong in ("nobody", f"{receipt.name}/99", f"{receipt.name}@nobody"):
+    output = " ".join(shown.stdout.split())
+    for fact in (
+        receipt.sha256,
+        receipt.model_id,
+        result["fingerprint"],
+        *result["data"].values(),
+        "recipe.learning_rate=0.1",
+    ):
+        assert fact in output
+    for fact in (
+        "commit",
+        "recipe",
+        "data.raw",
+        "data.prepared",
+        "data.training",
+        "data.validation",
+        "weights",
+    ):
+        assert f" {fact} matches " in output, shown.stdout
+    assert "dvc repro train@cnn" in output
+    for wrong in ("unknown", f"{receipt.name}/99", f"{receipt.name}@unknown"):
         refused = clone.stage("trace", wrong)
         assert (refused.returncode, "error: " in refused.stdout) == (2, True)
 
 
-def test_promotion_moves_the_champion_to_a_version_that_passed(clone: Clone) -> None:
+def test_promotion_moves_champion_to_a_passed_version(clone: Clone) -> None:
     version = clone.receipt("resnet").version
     assert clone.stage("promote", "--version", str(version), "--reason", " ").returncode == 2
-    assert clone.stage("promote", "--version", "99", "--reason", "x").stdout.startswith(
+    refused = clone.stage("promote", "--version", "99", "--reason", "x")
+    assert refused.stdout.startswith(
         "error: fashion-mnist version 99 is not in this registry; versions there: 1, 2"
     )
     done = clone.stage("promote", "--version", str(version), "--reason", "the better one")
     assert done.returncode == 0, done.stdout
-    who = (
-        "from components.tracking import store; print(store.connect().get_model_version_by_alias('fashion-mnist', 'champion'))"
+    champion = clone.python(
+        "from components.tracking import store\n"
+        "client = store.connect()\n"
+        "print(client.get_model_version_by_alias('fashion-mnist', 'champion'))"
     )
-    assert f"version={version}" in clone.python(who)
+    assert f"version={version}" in champion
     assert "champion" in clone.stage("status").stdout

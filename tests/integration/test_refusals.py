@@ -1,4 +1,4 @@
-"""A user's mistakes: one clear message before any work, a non-zero exit, nothing half-written."""
+"""Mistakes of the user: one message before any work, exit code 2, and no partial outs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ TRAIN = ("--model", "cnn", "--train", "data/augmented/train", "--val", "data/pre
 
 @pytest.fixture
 def broken(clone: Clone) -> Iterator[Clone]:
-    """The clone, its parameters and raw data put back afterwards."""
-    kept = {path: path.read_bytes() for path in [clone.path / "params.yaml", *(clone.path / "data/raw/small").iterdir()]}
+    """The clone; its parameters and raw data are restored afterwards."""
+    raw = clone.path / "data/raw/small"
+    originals = {path: path.read_bytes() for path in [clone.path / "params.yaml", *raw.iterdir()]}
     yield clone
-    for path, data in kept.items():
+    for path, data in originals.items():
         path.write_bytes(data)
-    for path in (clone.path / "data/raw/small").iterdir():
-        if path not in kept:
+    for path in raw.iterdir():
+        if path not in originals:
             path.unlink()
 
 
 def refusal(clone: Clone, verb: str, *arguments: str, out: Path, **env: str) -> str:
-    """What a command that must refuse says, in a single message, without leaving anything at `out`."""
+    """Run a command that must refuse, check that it leaves nothing at `out`, return its message."""
     done = clone.stage(verb, *arguments, "--out", str(out), **env)
     assert done.returncode == 2, done.stdout
     assert "Traceback" not in done.stdout
@@ -40,95 +41,127 @@ def refusal(clone: Clone, verb: str, *arguments: str, out: Path, **env: str) -> 
     return done.stdout
 
 
-def test_misspelt_keys_and_wrong_types_are_told_all_at_once_by_every_stage(broken: Clone, tmp_path: Path) -> None:
+def test_every_stage_reports_all_wrong_parameters_in_one_message(
+    broken: Clone, tmp_path: Path
+) -> None:
     broken.change("train.models.cnn.lerning_rate", 0.1)
     broken.change("train.models.resnet.epochs", "four")
     broken.change("evaluate.gates.min_top_1", 0.9)
-    told = refusal(broken, "preprocess", out=tmp_path / "out")
-    assert told == refusal(broken, "train", *TRAIN, out=tmp_path / "out")
-    assert "params.yaml: 3 errors" in told
-    assert "train.models.cnn.lerning_rate: no such key; did you mean learning_rate?" in told
-    assert "train.models.resnet.epochs: " in told
-    assert "evaluate.gates.min_top_1: no such key; did you mean min_top1?" in told
+    message = refusal(broken, "preprocess", out=tmp_path / "out")
+    assert message == refusal(broken, "train", *TRAIN, out=tmp_path / "out")
+    assert "params.yaml: 3 errors" in message
+    assert "train.models.cnn.lerning_rate: no such key; did you mean learning_rate?" in message
+    assert "train.models.resnet.epochs: " in message
+    assert "evaluate.gates.min_top_1: no such key; did you mean min_top1?" in message
 
 
-def test_dvc_repro_stops_at_the_mistake_with_the_message_and_nothing_is_lost(broken: Clone) -> None:
+def test_repro_stops_at_wrong_parameters_and_keeps_the_outs(broken: Clone) -> None:
     weights = (broken.path / "models/cnn/weights.safetensors").read_bytes()
     broken.change("train.models.cnn.architecture", "resnet19")
     done = broken.run("dvc", "repro", check=False)
     assert done.returncode != 0
-    assert "train.models.cnn.architecture: found 'resnet19'; known: 'cnn', 'resnet20', 'resnet18'" in done.stdout
+    assert (
+        "train.models.cnn.architecture: found 'resnet19'; known: 'cnn', 'resnet20', 'resnet18'"
+        in done.stdout
+    )
     assert "Traceback" not in done.stdout
     broken.change("train.models.cnn.architecture", "cnn")
-    assert broken.repro() == [], "DVC takes everything from its cache again"
+    assert broken.repro() == [], "DVC restores everything from its cache"
     assert (broken.path / "models/cnn/weights.safetensors").read_bytes() == weights
 
 
-def test_a_batch_that_does_not_divide(broken: Clone, tmp_path: Path) -> None:
+def test_indivisible_batch_is_refused(broken: Clone, tmp_path: Path) -> None:
     broken.change("train.global_batch_size", 61)
-    assert "the nearest that it does: 60 or 62" in refusal(broken, "train", *TRAIN, out=tmp_path / "out")
+    assert "the nearest that it does: 60 or 62" in refusal(
+        broken, "train", *TRAIN, out=tmp_path / "out"
+    )
 
 
-@pytest.mark.parametrize("change", [{"num_workers": 30}, {"cpus_per_worker": 30}, {"device": "gpu"}])
-def test_more_than_the_machine_can_place_is_refused_at_once(broken: Clone, tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"num_workers": 30}, {"cpus_per_worker": 30}, {"device": "gpu"}]
+)
+def test_workers_that_do_not_fit_the_machine_are_refused(
+    broken: Clone, tmp_path: Path, change: dict[str, Any]
+) -> None:
     for key, value in change.items():
         broken.change(f"train.{key}", value)
-    begun = time.monotonic()
-    told = refusal(broken, "train", *TRAIN, out=tmp_path / "out")
-    if "device" not in change:  # that needs Ray to say how many GPUs there are
-        assert time.monotonic() - begun < 5
-    assert "can be placed" in told
-    assert f"has {joblib.cpu_count()} CPU" in told
+    start = time.monotonic()
+    message = refusal(broken, "train", *TRAIN, out=tmp_path / "out")
+    if "device" not in change:  # Ray has to start before the GPUs can be counted
+        assert time.monotonic() - start < 5
+    assert "can be placed" in message
+    assert f"has {joblib.cpu_count()} CPU" in message
 
 
-def test_a_model_that_no_entry_names(clone: Clone, tmp_path: Path) -> None:
-    told = refusal(clone, "train", "--model", "vgg", *TRAIN[2:], out=tmp_path / "out")
-    assert "not in train.models of params.yaml, which has cnn, resnet" in told
+def test_unknown_model_is_refused(clone: Clone, tmp_path: Path) -> None:
+    message = refusal(clone, "train", "--model", "vgg", *TRAIN[2:], out=tmp_path / "out")
+    assert "not in train.models of params.yaml, which has cnn, resnet" in message
 
 
 def test_altered_and_missing_raw_files_are_named(broken: Clone, tmp_path: Path) -> None:
     raw = broken.path / "data/raw/small"
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in raw.iterdir()}
-    (raw / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    (raw / "SHA256SUMS").write_text(
+        "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    )
     (raw / "train-images-idx3-ubyte").write_bytes(b"altered")
     (raw / "t10k-labels-idx1-ubyte").unlink()
-    told = refusal(broken, "preprocess", out=tmp_path / "out")
+    message = refusal(broken, "preprocess", out=tmp_path / "out")
     altered = hashlib.sha256(b"altered").hexdigest()
-    assert f"train-images-idx3-ubyte: altered, expected sha256 {digests['train-images-idx3-ubyte']}, found {altered}" in told
-    assert f"t10k-labels-idx1-ubyte: missing, expected sha256 {digests['t10k-labels-idx1-ubyte']}" in told
+    expected = digests["train-images-idx3-ubyte"]
+    assert (
+        f"train-images-idx3-ubyte: altered, expected sha256 {expected}, found {altered}" in message
+    )
+    expected = digests["t10k-labels-idx1-ubyte"]
+    assert f"t10k-labels-idx1-ubyte: missing, expected sha256 {expected}" in message
 
 
-def test_a_damaged_shard_stops_whoever_reads_it(clone: Clone, tmp_path: Path) -> None:
+def test_damaged_shard_is_refused(clone: Clone, tmp_path: Path) -> None:
     path = clone.path / "data/augmented/train/00000.parquet"
-    kept = path.read_bytes()
+    original = path.read_bytes()
     path.unlink()
-    path.write_bytes(kept[:-1] + b"x")
+    path.write_bytes(original[:-1] + b"x")
     try:
-        told = refusal(clone, "train", *TRAIN, out=tmp_path / "out")
-        assert f"00000.parquet: expected sha256 {hashlib.sha256(kept).hexdigest()}, found" in told
+        message = refusal(clone, "train", *TRAIN, out=tmp_path / "out")
+        assert (
+            f"00000.parquet: expected sha256 {hashlib.sha256(original).hexdigest()}, found"
+            in message
+        )
     finally:
-        path.write_bytes(kept)
+        path.write_bytes(original)
 
 
-@pytest.mark.parametrize("frozen", [False, True], ids=["nobody listens", "accepts and never answers"])
-def test_a_tracking_server_that_does_not_answer_is_named_in_time(clone: Clone, tmp_path: Path, frozen: bool) -> None:
+@pytest.mark.parametrize("frozen", [False, True], ids=["connection refused", "no answer"])
+def test_unresponsive_tracking_server_is_named_in_time(
+    clone: Clone, tmp_path: Path, frozen: bool
+) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if frozen:
             server.listen()
         address = f"http://user:secret@127.0.0.1:{server.getsockname()[1]}"
-        begun = time.monotonic()
-        told = refusal(clone, "train", *TRAIN, out=tmp_path / "out", MLFLOW_TRACKING_URI=address)
-        assert time.monotonic() - begun < 30
-    assert f"the tracking server {address.replace('secret', '***')} does not answer" in told
-    assert "secret" not in told
+        start = time.monotonic()
+        message = refusal(clone, "train", *TRAIN, out=tmp_path / "out", MLFLOW_TRACKING_URI=address)
+        assert time.monotonic() - start < 30
+    assert f"the tracking server {address.replace('secret', '***')} does not answer" in message
+    assert "secret" not in message
 
 
-def test_weights_that_are_not_those_of_the_result_are_not_registered(clone: Clone, tmp_path: Path) -> None:
+def test_weights_that_do_not_match_the_result_are_not_registered(
+    clone: Clone, tmp_path: Path
+) -> None:
     for name in ("weights.safetensors", "result.json", "history.csv"):
         source = "resnet" if name == "weights.safetensors" else "cnn"
         (tmp_path / name).write_bytes((clone.path / "models" / source / name).read_bytes())
     before = clone.versions()
-    told = refusal(clone, "register", "--model", "cnn", "--trained", str(tmp_path), out=tmp_path / "receipt.json")
-    assert "weights.safetensors: expected sha256" in told
+    message = refusal(
+        clone,
+        "register",
+        "--model",
+        "cnn",
+        "--trained",
+        str(tmp_path),
+        out=tmp_path / "receipt.json",
+    )
+    assert "weights.safetensors: expected sha256" in message
     assert clone.versions() == before

@@ -1,4 +1,4 @@
-"""The registry refuses what it cannot trust. In-process, on a store of its own."""
+"""Versions and runs on an embedded store: registration, verification, refusals, faults."""
 
 from __future__ import annotations
 
@@ -16,21 +16,30 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 
 from components.errors import UserError
-from components.models import build
+from components.models.architectures import build
 from components.paths import ROOT
-from components.registry import model_versions
-from components.tracking import runs, store
-from tests.integration.versions import NAME, NETWORK, folder, make, verdict
+from components.registry import model_versions, verdicts
+from components.tracking import runs, store, training_run
+from tests.integration.versions import (
+    NAME,
+    NETWORK,
+    files_of_version,
+    make_verdict,
+    register_version,
+)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: Any, mirror: bool) -> None:
+def test_version_is_found_by_digest_and_loads_for_any_batch_size(
+    client: MlflowClient, mirror: bool
+) -> None:
     network = NETWORK.model_copy(update={"mirror": mirror})
-    receipt = make(client, seed=1, network=network)
-    assert model_versions.find(client, NAME, receipt.sha256).version == receipt.version
-    assert model_versions.find(client, NAME, "0" * 64) is None
+    receipt = register_version(client, seed=1, network=network)
+    assert model_versions.find_by_digest(client, NAME, receipt.sha256).version == receipt.version
+    assert model_versions.find_by_digest(client, NAME, "0" * 64) is None
     loaded = model_versions.load(receipt)
     assert (loaded.sha256, loaded.network) == (receipt.sha256, network)
     torch.manual_seed(1)
@@ -41,89 +50,115 @@ def test_what_is_stored_is_found_by_its_digest_and_loads_for_any_batch(client: A
             assert torch.allclose(loaded.module(images), expected(images), atol=1e-5)
 
 
-def test_spare_versions_of_the_same_bytes_go_but_somebodys_copy_stays(client: Any) -> None:
-    receipt = make(client, seed=30)
+def test_duplicate_versions_are_deleted_unless_judged_or_aliased(client: MlflowClient) -> None:
+    receipt = register_version(client, seed=30)
     first = model_versions.get(client, NAME, receipt.version)
-    judged, named, spare = (
-        client.create_model_version(NAME, source=first.source, run_id=first.run_id, tags=dict(first.tags)) for _ in range(3)
+    judged, aliased, duplicate = (
+        client.create_model_version(
+            NAME, source=first.source, run_id=first.run_id, tags=dict(first.tags)
+        )
+        for _ in range(3)
     )
-    client.set_model_version_tag(NAME, judged.version, model_versions.STATUS, "passed")
-    client.set_registered_model_alias(NAME, "mine", named.version)
-    assert model_versions.find(client, NAME, receipt.sha256).version == first.version
-    left = [v.version for v in model_versions.versions(client, NAME) if v.tags[model_versions.SHA256] == receipt.sha256]
-    assert left == [first.version, judged.version, named.version]
-    client.delete_registered_model_alias(NAME, "mine")
-    assert model_versions.find(client, NAME, receipt.sha256).version == first.version
-    assert spare.version not in [v.version for v in model_versions.versions(client, NAME)]
+    client.set_model_version_tag(NAME, judged.version, model_versions.STATUS_TAG, "passed")
+    client.set_registered_model_alias(NAME, "kept", aliased.version)
+    assert model_versions.find_by_digest(client, NAME, receipt.sha256).version == first.version
+    remaining = [
+        v.version
+        for v in model_versions.list_versions(client, NAME)
+        if v.tags[model_versions.SHA256_TAG] == receipt.sha256
+    ]
+    assert remaining == [first.version, judged.version, aliased.version]
+    client.delete_registered_model_alias(NAME, "kept")
+    assert model_versions.find_by_digest(client, NAME, receipt.sha256).version == first.version
+    numbers = [v.version for v in model_versions.list_versions(client, NAME)]
+    assert duplicate.version not in numbers
 
 
-def test_anyone_can_load_it_with_mlflow_alone_and_pickle_off(client: Any) -> None:
+def test_version_loads_with_mlflow_alone_and_pickle_disabled(client: MlflowClient) -> None:
     import mlflow.pyfunc
 
-    receipt = make(client, seed=2)
+    receipt = register_version(client, seed=2)
     model = mlflow.pyfunc.load_model(f"models:/{NAME}/{receipt.version}")
     assert model.metadata.signature.inputs.inputs[0].shape == (-1, 12, 12, 1)
     assert model.predict(np.zeros((1, 12, 12, 1), np.uint8)).shape == (1, 3)
-    assert store.os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
-def test_a_receipt_of_another_registry_is_refused(client: Any) -> None:
-    receipt = make(client, seed=3)
-    with pytest.raises(UserError, match=r"is from another registry; register it again with `dvc repro -s -f register@cnn`"):
+def test_receipt_of_another_registry_is_refused(client: MlflowClient) -> None:
+    receipt = register_version(client, seed=3)
+    with pytest.raises(
+        UserError,
+        match=r"is from another registry; register it again with `dvc repro -s -f register@cnn`",
+    ):
         model_versions.load(receipt.model_copy(update={"model_id": "m-other"}))
     with pytest.raises(UserError, match="version 999 is not in this registry"):
         model_versions.load(receipt.model_copy(update={"version": 999}))
 
 
-def test_what_was_judged_must_still_be_there_to_the_byte(client: Any) -> None:
-    receipt, other = make(client, seed=4), make(client, seed=5)
+def test_altered_files_and_weights_are_refused_after_the_verdict(client: MlflowClient) -> None:
+    receipt = register_version(client, seed=4)
+    other = register_version(client, seed=5)
     with pytest.raises(UserError, match="was never evaluated"):
-        model_versions.intact(model_versions.get(client, NAME, receipt.version))
-    model_versions.record_verdict(client, receipt, verdict(receipt), b"none", {"top1": 0.9})
+        verdicts.load_verified(model_versions.get(client, NAME, receipt.version))
+    verdicts.record_verdict(client, receipt, make_verdict(receipt), b"none", {"top1": 0.9})
     version = model_versions.get(client, NAME, receipt.version)
-    assert model_versions.intact(version)[0] == verdict(receipt)
-    assert model_versions.predictions_of(version) == b"none"
-    described = folder(client, receipt) / "MLmodel"
-    kept = described.read_text()
-    described.write_text(kept + "# touched\n")
-    with pytest.raises(UserError, match="altered after its verdict: its files were judged with sha256"):
-        model_versions.intact(version)
-    described.write_text(kept)
+    assert verdicts.load_verified(version)[0] == make_verdict(receipt)
+    assert verdicts.download_predictions(version) == b"none"
+    description = files_of_version(client, receipt) / "MLmodel"
+    original = description.read_text()
+    description.write_text(original + "# touched\n")
+    with pytest.raises(
+        UserError, match="altered after its verdict: its files were judged with sha256"
+    ):
+        verdicts.load_verified(version)
+    description.write_text(original)
     archive = Path("data") / "model.pt2"
-    shutil.copy(folder(client, other) / archive, folder(client, receipt) / archive)
-    with pytest.raises(UserError, match=f"its weights were judged with sha256 {receipt.sha256}, now it is {other.sha256}"):
-        model_versions.intact(version)
+    shutil.copy(
+        files_of_version(client, other) / archive, files_of_version(client, receipt) / archive
+    )
+    with pytest.raises(
+        UserError,
+        match=f"its weights were judged with sha256 {receipt.sha256}, now it is {other.sha256}",
+    ):
+        verdicts.load_verified(version)
     with pytest.raises(UserError, match=f"expected sha256 {receipt.sha256}, found {other.sha256}"):
         model_versions.load(receipt)
 
 
-def describe(path: Path, **flavor: Any) -> None:
-    described = yaml.safe_load((path / "MLmodel").read_text())
-    for name, facts in flavor.items():
-        described["flavors"][name] |= facts
-    (path / "MLmodel").write_text(yaml.safe_dump(described))
+def change_flavors(path: Path, **changes: dict[str, str]) -> None:
+    """Change the configuration of flavors in a model's `MLmodel` file."""
+    description = yaml.safe_load((path / "MLmodel").read_text())
+    for name, change in changes.items():
+        description["flavors"][name] |= change
+    (path / "MLmodel").write_text(yaml.safe_dump(description))
 
 
-@pytest.mark.parametrize("hostile", ["code folder", "code in the flavor", "foreign loader", "pickle", "pickle in the archive"])
-def test_a_version_that_brings_code_is_refused_and_none_of_it_has_run(client: Any, tmp_path: Path, hostile: str) -> None:
-    receipt = make(client, seed=hash(hostile) % 1000)
-    path, ran = folder(client, receipt), tmp_path / "ran"
+@pytest.mark.parametrize(
+    "attack",
+    ["code folder", "code in the flavor", "foreign loader", "pickle", "pickle in the archive"],
+)
+def test_version_with_code_is_refused_before_any_of_it_runs(
+    client: MlflowClient, tmp_path: Path, attack: str
+) -> None:
+    receipt = register_version(client, seed=hash(attack) % 1000)
+    path = files_of_version(client, receipt)
+    ran = tmp_path / "ran"
     bomb = f"open({str(ran)!r}, 'w').close()\n"
-    if hostile == "code folder":
+    if attack == "code folder":
         (path / "code").mkdir()
         (path / "code" / "torch.py").write_text(bomb)
-    elif hostile == "code in the flavor":
+    elif attack == "code in the flavor":
         (path / "extra").mkdir()
         (path / "extra" / "evil.py").write_text(bomb)
-        describe(path, pytorch={"code": "extra"})
-    elif hostile == "foreign loader":
+        change_flavors(path, pytorch={"code": "extra"})
+    elif attack == "foreign loader":
         (tmp_path / "evil_loader.py").write_text(bomb)
         sys.path.insert(0, str(tmp_path))
-        describe(path, python_function={"loader_module": "evil_loader"})
+        change_flavors(path, python_function={"loader_module": "evil_loader"})
     else:
         payload = tmp_path / "model.pth"
         torch.save(Bomb(bomb), payload)
-        if hostile == "pickle":
+        if attack == "pickle":
             shutil.copy(payload, path / "data" / "model.pth")
             (path / "data" / "pickle_module_info.txt").write_text("pickle")
         else:
@@ -138,7 +173,7 @@ def test_a_version_that_brings_code_is_refused_and_none_of_it_has_run(client: An
 
 
 class Bomb:
-    """Runs a line of code when it is unpickled."""
+    """An object that runs a line of code when it is unpickled."""
 
     def __init__(self, line: str) -> None:
         self.line = line
@@ -147,91 +182,131 @@ class Bomb:
         return exec, (self.line,)
 
 
-def test_a_store_that_gives_back_something_else_gets_no_version(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_version_if_the_store_returns_other_weights(
+    client: MlflowClient,
+) -> None:
     before = len(client.search_model_versions(f"name = '{NAME}'"))
     torch.manual_seed(9)
     module = build(NETWORK)
-    run_id = runs.import_run(client, store.experiment(client, NAME), "cnn", {}, {}, [])
-    with pytest.raises(UserError, match="does not hold what was stored there: expected sha256 beef"):
+    run_id = runs.import_run(client, store.ensure_experiment(client, NAME), "cnn", {}, {}, [])
+    with pytest.raises(
+        UserError, match="does not hold what was stored there: expected sha256 beef"
+    ):
         model_versions.create(client, NAME, "cnn", module, NETWORK, "beef", run_id, {})
     assert len(client.search_model_versions(f"name = '{NAME}'")) == before
 
 
-def test_the_same_epoch_is_logged_once_however_often_it_is_told(client: Any) -> None:
+def test_epoch_is_logged_once_even_if_reported_again(client: MlflowClient) -> None:
     from components.records.training import Epoch
 
-    row = Epoch(epoch=1, step=5, learning_rate=0.1, train_loss=1.0, train_top1=0.5, val_loss=1.0, val_top1=0.5)
-    with runs.training_run(client, NAME, "cnn", {"a": {"b": 1}}, {}, {"training": (".", "0" * 64)}) as run:
+    row = Epoch(
+        epoch=1,
+        step=5,
+        learning_rate=0.1,
+        train_loss=1.0,
+        train_top1=0.5,
+        val_loss=1.0,
+        val_top1=0.5,
+    )
+    with training_run.open_training_run(
+        client, NAME, "cnn", {"a": {"b": 1}}, {}, {"training": (".", "0" * 64)}
+    ) as run:
         for _ in range(3):
-            run.epoch(row)
+            run.log_epoch(row)
     assert run.spooled is None
     assert len(client.get_metric_history(run.run_id, "val_top1")) == 1
-    told = client.get_run(run.run_id)
-    assert (told.info.status, told.data.params) == ("FINISHED", {"a.b": "1"})
+    finished = client.get_run(run.run_id)
+    assert (finished.info.status, finished.data.params) == ("FINISHED", {"a.b": "1"})
 
 
-def test_a_run_of_a_moment_tells_how_busy_its_machine_was(client: Any) -> None:
-    with runs.training_run(client, NAME, "brief", {}, {}, {}) as run:
-        pass
-    told = client.get_run(run.run_id).data.metrics
-    assert 0 < told["system/system_memory_usage_percentage"] < 100
-    assert "system/cpu_utilization_percentage" in told
+def test_load_of_the_machine_is_logged(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with training_run.open_training_run(client, NAME, "cnn", {}, {}, {}) as run:
+        deadline = time.monotonic() + 60
+        while not client.get_run(run.run_id).data.metrics and time.monotonic() < deadline:
+            time.sleep(0.1)
+    metrics = client.get_run(run.run_id).data.metrics
+    assert 0 < metrics["system/system_memory_usage_percentage"] < 100
+    assert "system/cpu_utilization_percentage" in metrics
 
 
-def test_a_training_that_fails_is_a_failed_run(client: Any) -> None:
+def test_failed_training_is_a_failed_run(client: MlflowClient) -> None:
     def fail() -> None:
-        with runs.training_run(client, NAME, "broken", {}, {}, {}):
+        with training_run.open_training_run(client, NAME, "broken", {}, {}, {}):
             raise UserError("on purpose")
 
     with pytest.raises(UserError, match="on purpose"):
         fail()
-    found = client.search_runs([store.experiment(client, NAME)], "tags.`kiln.model` = 'broken'")
-    assert [run.info.status for run in found] == ["FAILED"]
+    failed = client.search_runs(
+        [store.ensure_experiment(client, NAME)], "tags.`kiln.model` = 'broken'"
+    )
+    assert [run.info.status for run in failed] == ["FAILED"]
 
 
-def test_a_full_disk_makes_no_version_and_is_told(client: Any, tmp_path: Path) -> None:
-    name = "crammed"
+def test_full_disk_is_reported_and_makes_no_version(client: MlflowClient, tmp_path: Path) -> None:
+    name = "full-disk"
     small = tmp_path / "disk"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
     try:
         client.create_experiment(name, artifact_location=str(small))
-        with pytest.raises(UserError, match=r"could not be stored .*No space left on device.* no version was made"):
-            make(client, seed=20, name=name)
-        assert model_versions.versions(client, name) == []
+        with pytest.raises(
+            UserError, match=r"could not be stored .*No space left on device.* no version was made"
+        ):
+            register_version(client, seed=20, name=name)
+        assert model_versions.list_versions(client, name) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    assert make(client, seed=20, name=name).version == 1, "with room again it works"
+    assert register_version(client, seed=20, name=name).version == 1, (
+        "registration works again on a disk with space"
+    )
 
 
-def test_a_database_that_somebody_else_holds_for_a_while_is_waited_for(client: Any, home: Path) -> None:
-    holder = sqlite3.connect(home / "mlflow.db", check_same_thread=False, isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
-    threading.Timer(3, lambda: holder.execute("ROLLBACK")).start()
-    begun = time.monotonic()
-    receipt = make(client, seed=21)
-    assert time.monotonic() - begun > 2
+def test_registration_waits_for_a_locked_database(client: MlflowClient, home: Path) -> None:
+    locker = sqlite3.connect(home / "mlflow.db", check_same_thread=False, isolation_level=None)
+    locker.execute("BEGIN EXCLUSIVE")
+    threading.Timer(3, lambda: locker.execute("ROLLBACK")).start()
+    start = time.monotonic()
+    receipt = register_version(client, seed=21)
+    assert time.monotonic() - start > 2
     assert model_versions.load(receipt).sha256 == receipt.sha256
 
 
-def test_two_processes_of_twenty_registrations_leave_one_version_per_model(client: Any, home: Path) -> None:
+def test_concurrent_registrations_leave_one_version_per_model(
+    client: MlflowClient, home: Path
+) -> None:
     code = (
-        "from components.tracking import store; from tests.integration.versions import make; c = store.connect();"
-        "print(sorted({(n % 7, make(c, 900 + n % 7, 'crowd').version) for n in range(20)}))"
+        "from components.tracking import store\n"
+        "from tests.integration.versions import register_version\n"
+        "client = store.connect()\n"
+        "print(sorted({(n % 7, register_version(client, 900 + n % 7, 'crowd').version)"
+        " for n in range(20)}))"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = [
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code],
+            cwd=home,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
     ]
-    told = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0, 0], told
-    assert told[0][0].splitlines()[-1] == told[1][0].splitlines()[-1], "everybody got the same version for the same model"
-    versions = model_versions.versions(client, "crowd")
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    versions_seen = [output.splitlines()[-1] for output, _ in outputs]
+    assert versions_seen[0] == versions_seen[1], "both processes got the same versions"
+    versions = model_versions.list_versions(client, "crowd")
     assert len(versions) == 7
     assert len({v.tags["kiln.sha256"] for v in versions}) == 7
     assert all(v.tags["kiln.model"] == "cnn" for v in versions)

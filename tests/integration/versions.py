@@ -1,47 +1,64 @@
-"""Small versions in a store of their own, made, judged and looked into without training anything."""
+"""Register and evaluate small versions without training, for tests of the registry."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from mlflow import MlflowClient
 
-from components.evaluation.predictions import encode
-from components.models import build, weights
+from components.evaluation.predictions import encode_predictions
+from components.models import weights
+from components.models.architectures import build
 from components.records.evaluation import GateResult, ModelVerdict
-from components.records.registry import Receipt
+from components.records.receipt import Receipt
 from components.records.splits import Channels
 from components.records.training import Network
-from components.registry import model_versions
+from components.registry import model_versions, verdicts
 from components.tracking import runs, store
 
 NETWORK = Network(
-    architecture="cnn", width=8, shape=(12, 12, 1), classes=["a", "b", "c"], channels=Channels(mean=[80.0], std=[60.0])
+    architecture="cnn",
+    width=8,
+    shape=(12, 12, 1),
+    classes=["a", "b", "c"],
+    channels=Channels(mean=[80.0], std=[60.0]),
 )
 NAME = "task"
 EXAMPLES = 2000
 
 
-def make(client: Any, seed: int, name: str = NAME, network: Network = NETWORK) -> Receipt:
-    """Registers the model of that seed, as the register stage does."""
+def register_version(
+    client: MlflowClient, seed: int, name: str = NAME, network: Network = NETWORK
+) -> Receipt:
+    """Register the model with this seed as the register stage does, and return its receipt."""
     torch.manual_seed(seed)
     module = build(network)
     digest = weights.sha256(network, module.state_dict())
-    version = model_versions.find(client, name, digest)
+    version = model_versions.find_by_digest(client, name, digest)
     if version is None:
-        run_id = runs.import_run(client, store.experiment(client, name), "cnn", {"seed": seed}, {}, [])
+        experiment_id = store.ensure_experiment(client, name)
+        run_id = runs.import_run(client, experiment_id, "cnn", {"seed": seed}, {}, [])
         version = model_versions.create(client, name, "cnn", module, network, digest, run_id, {})
     return Receipt(
-        model="cnn", name=name, version=int(version.version), model_id=model_versions.model_id(version), sha256=digest
+        model="cnn",
+        name=name,
+        version=int(version.version),
+        model_id=model_versions.get_model_id(version),
+        sha256=digest,
     )
 
 
-def verdict(
-    receipt: Receipt, passed: bool = True, predictions: bytes = b"none", split: str = "t" * 64, top1: float = 0.9
+def make_verdict(
+    receipt: Receipt,
+    passed: bool = True,
+    predictions: bytes = b"none",
+    split: str = "t" * 64,
+    top1: float = 0.9,
 ) -> ModelVerdict:
+    """Return a verdict with one gate on the files that a version has now."""
     gate = GateResult(gate="min_top1", threshold=0.5, value=top1 if passed else 0.1, passed=passed)
     return ModelVerdict(
         name=receipt.name,
@@ -56,15 +73,23 @@ def verdict(
     )
 
 
-def judge(client: Any, receipt: Receipt, right: int, passed: bool = True, split: str = "t" * 64) -> None:
-    """Evaluates a version as one that has the first `right` of 2,000 examples right."""
+def evaluate_version(
+    client: MlflowClient,
+    receipt: Receipt,
+    num_correct: int,
+    passed: bool = True,
+    split: str = "t" * 64,
+) -> None:
+    """Record an evaluation in which the first `num_correct` of 2,000 predictions are correct."""
     labels = np.arange(EXAMPLES) % 3
-    predicted = np.where(np.arange(EXAMPLES) < right, labels, (labels + 1) % 3)
-    data = encode([f"test/{n}" for n in range(EXAMPLES)], labels, np.eye(3)[predicted])
-    found = verdict(receipt, passed, data, split, right / EXAMPLES)
-    model_versions.record_verdict(client, receipt, found, data, found.metrics)
+    predicted = np.where(np.arange(EXAMPLES) < num_correct, labels, (labels + 1) % 3)
+    ids = [f"test/{n}" for n in range(EXAMPLES)]
+    predictions = encode_predictions(ids, labels, np.eye(3)[predicted])
+    verdict = make_verdict(receipt, passed, predictions, split, num_correct / EXAMPLES)
+    verdicts.record_verdict(client, receipt, verdict, predictions, verdict.metrics)
 
 
-def folder(client: Any, receipt: Receipt) -> Path:
-    """Where the embedded store keeps the version's files."""
-    return Path(client.get_logged_model(receipt.model_id).artifact_location.removeprefix("file://"))
+def files_of_version(client: MlflowClient, receipt: Receipt) -> Path:
+    """Return the folder in which the embedded store keeps a version's files."""
+    location = client.get_logged_model(receipt.model_id).artifact_location
+    return Path(location.removeprefix("file://"))

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic files and directories, locks, and records."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 
 from components.errors import UserError
 from components.files import atomic_directory, exclusive_lock, sha256_file, write_bytes
-from components.records.registry import Receipt
+from components.records.receipt import Receipt
 
 RECEIPT = Receipt(model="cnn", name="fashion", version=3, model_id="m-1", sha256="ab")
 
 
-def test_a_record_reads_back_and_is_always_the_same_bytes(tmp_path: Path) -> None:
+def test_record_reads_back_and_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     RECEIPT.write(tmp_path / "a" / "receipt.json")
     RECEIPT.write(tmp_path / "b.json")
     assert Receipt.read(tmp_path / "b.json") == RECEIPT
     assert sha256_file(tmp_path / "a" / "receipt.json") == sha256_file(tmp_path / "b.json")
 
 
-def test_a_missing_or_foreign_record_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_or_invalid_record_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"receipt\.json is missing; `dvc repro` makes it"):
         Receipt.read(tmp_path / "receipt.json")
     (tmp_path / "receipt.json").write_text('{"version": "x"}')
@@ -31,7 +31,7 @@ def test_a_missing_or_foreign_record_says_what_to_do(tmp_path: Path) -> None:
         Receipt.read(tmp_path / "receipt.json")
 
 
-def test_a_failing_block_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+def test_failing_block_keeps_the_old_directory(tmp_path: Path) -> None:
     out = tmp_path / "data" / "prepared"
     with atomic_directory(out) as folder:
         (folder / "old").write_text("1")
@@ -47,17 +47,17 @@ def test_a_failing_block_leaves_the_old_folder_and_nothing_else(tmp_path: Path) 
     assert [p.name for p in out.parent.iterdir()] == ["prepared"]
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
-    left = tmp_path / ".prepared.partial"
-    left.mkdir()
-    (left / "half").write_text("x")
+def test_remains_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
+    remains = tmp_path / ".prepared.partial"
+    remains.mkdir()
+    (remains / "partial").write_text("x")
     with atomic_directory(tmp_path / "prepared") as folder:
-        (folder / "whole").write_text("y")
+        (folder / "complete").write_text("y")
     assert [p.name for p in tmp_path.iterdir()] == ["prepared"]
-    assert [p.name for p in (tmp_path / "prepared").iterdir()] == ["whole"]
+    assert [p.name for p in (tmp_path / "prepared").iterdir()] == ["complete"]
 
 
-def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+def test_failing_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_bytes(path, b"old")
     with pytest.raises(TypeError):
@@ -66,24 +66,26 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_lock_is_held_by_one_process_and_given_back_when_it_dies(tmp_path: Path) -> None:
+def test_lock_excludes_other_processes_until_its_holder_dies(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from components.files import exclusive_lock\n"
         "with exclusive_lock(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     expected = f"models/cnn is already being made by process {holder.pid} "
     with pytest.raises(UserError, match=expected), exclusive_lock(tmp_path / "lock", "models/cnn"):
         pass
-    waited: list[int] = []
+    waits: list[int] = []
 
-    def waiting() -> None:
-        waited.append(1)
-        if len(waited) == 2:
+    def on_wait() -> None:
+        waits.append(1)
+        if len(waits) == 2:
             holder.kill()
 
-    with exclusive_lock(tmp_path / "lock", "models/cnn", wait=waiting):
-        assert len(waited) >= 2
+    with exclusive_lock(tmp_path / "lock", "models/cnn", wait=on_wait):
+        assert len(waits) >= 2
         assert (tmp_path / "lock").read_text() == str(os.getpid())

@@ -1,3 +1,5 @@
+"""Fingerprints, the state of git, and the description of the machine."""
+
 from __future__ import annotations
 
 import subprocess
@@ -10,7 +12,7 @@ from components import provenance
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small repository in the place of Kiln's."""
+    """A small repository instead of Kiln's."""
     for name in ("components/training/loop.py", "components/console.py", "pipelines/train.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
@@ -18,7 +20,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_fingerprint_covers_the_named_code_and_the_facts(tree: Path) -> None:
+def test_fingerprint_covers_the_listed_code_and_the_facts(tree: Path) -> None:
     code = ["components/training", "pipelines/train.py"]
     before = provenance.fingerprint(code, {"a": 1, "b": 2})
     assert provenance.fingerprint(code, {"b": 2, "a": 1}) == before
@@ -29,15 +31,19 @@ def test_fingerprint_covers_the_named_code_and_the_facts(tree: Path) -> None:
     assert provenance.fingerprint(code, {"a": 1, "b": 2}) != before
 
 
-def test_git_state_overlooks_dvc_lock_and_nothing_else(tree: Path) -> None:
+def test_git_state_ignores_dvc_lock_and_untracked_notes(tree: Path) -> None:
     assert provenance.git_state() == {"git.commit": "unknown", "git.dirty": "unknown"}
     (tree / "dvc.lock").write_text("1")
-    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=n", "-c", "user.email=n@localhost", "commit", "-qm", "x"]):
+    for words in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=n", "-c", "user.email=n@localhost", "commit", "-qm", "x"],
+    ):
         subprocess.run(["git", *words], cwd=tree, check=True)
     assert len(provenance.git_state()["git.commit"]) == 40
     (tree / "dvc.lock").write_text("2")
     assert provenance.git_state()["git.dirty"] == "false"
-    (tree / "notes.txt").write_text("nobody's business")
+    (tree / "notes.txt").write_text("untracked")
     assert provenance.git_state()["git.dirty"] == "false"
     (tree / "components" / "new.py").write_text("x = 1")
     assert provenance.git_state()["git.dirty"] == "true"
@@ -46,7 +52,7 @@ def test_git_state_overlooks_dvc_lock_and_nothing_else(tree: Path) -> None:
     assert provenance.git_state()["git.dirty"] == "true"
 
 
-def test_the_environment_names_versions_and_machine() -> None:
+def test_environment_has_versions_and_the_machine() -> None:
     facts = provenance.environment()
     assert facts["version.torch"]
     assert facts["machine.cpu"]

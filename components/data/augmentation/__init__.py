@@ -1,1 +1,1 @@
-"""The augmented training split, and its preview."""
+"""Off-line augmentation: the augmented training split and its preview."""

@@ -1,4 +1,4 @@
-"""What augmentation does, as a picture."""
+"""The preview of the augmentation policy: originals and copies of each class as one picture."""
 
 from __future__ import annotations
 
@@ -12,44 +12,62 @@ from components.data.augmentation.offline import augment
 from components.data.format.images import Images
 from components.params import Augment
 
+_MAX_CLASSES = 20
 
-class Samples:
-    """The first image of each class, of images that come piece by piece."""
+
+class FirstImages:
+    """Collector of the first image of each class, from images that are added in parts."""
 
     def __init__(self, classes: int) -> None:
-        self.wanted, self.found = set(range(classes)), list[Images]()
+        self.missing = set(range(classes))
+        self.collected: list[Images] = []
 
     def add(self, images: Images) -> None:
-        for label in sorted(self.wanted & set(images.labels.tolist())):
-            self.found.append(images.take(np.flatnonzero(images.labels == label)[:1]))
-            self.wanted.discard(label)
+        """Keep the first image of each class that has none yet."""
+        for label in sorted(self.missing & set(images.labels.tolist())):
+            self.collected.append(images.take(np.flatnonzero(images.labels == label)[:1]))
+            self.missing.discard(label)
 
     def images(self) -> Images:
-        return Images.concatenate(sorted(self.found, key=lambda one: int(one.labels[0])))
+        """Return one image per class that has images, in the order of the classes."""
+        return Images.concatenate(sorted(self.collected, key=lambda image: int(image.labels[0])))
 
 
-def preview(images: Images, classes: list[str], settings: Augment, seed: int, path: Path, copies: int = 6) -> None:
-    """Writes a PNG with one row per class (the first 20): its first image, and beside it its first copies.
+def plot_preview(
+    images: Images, classes: list[str], settings: Augment, seed: int, path: Path, copies: int = 6
+) -> None:
+    """Write a PNG with one row per class (at most 20): its first image and copies of that image.
 
-    The first `settings.copies` of them are those of the materialised split; the rest show what more would look like.
+    The first `settings.copies` copies are those of the augmented split; the others show further
+    results of the policy. Without a policy there are only originals.
     """
-    first = [int(rows[0]) for label in range(len(classes)) if len(rows := np.flatnonzero(images.labels == label))][:20]
+    first = [
+        int(rows[0])
+        for label in range(len(classes))
+        if len(rows := np.flatnonzero(images.labels == label))
+    ][:_MAX_CLASSES]
     originals = images.take(np.array(first))
-    shown = augment(originals, settings.model_copy(update={"copies": copies, "balance": False}), seed)
-    columns = 1 + (copies if settings.policy else 0)
-    figure = Figure(figsize=(1.6 + 0.9 * columns, 0.9 * len(first) + 0.5), layout="constrained")
+    if not settings.policy:
+        copies = 0
+    settings = settings.model_copy(update={"copies": copies, "balance": False})
+    augmented = augment(originals, settings, seed)
+    figure = Figure(figsize=(2.5 + 0.9 * copies, 0.9 * len(first) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(first), columns, squeeze=False)
-    for row in range(len(first)):
-        for column in range(columns):
+    axes = figure.subplots(len(first), 1 + copies, squeeze=False)
+    for row, label in enumerate(originals.labels):
+        for column, axis in enumerate(axes[row]):
             index = row if column == 0 else len(first) + row * copies + column - 1
-            axis = axes[row][column]
-            pixels = shown.pixels[index]
-            axis.imshow(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3], cmap="gray", vmin=0, vmax=255)
+            pixels = augmented.pixels[index]
+            axis.imshow(
+                pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3],
+                cmap="gray",
+                vmin=0,
+                vmax=255,
+            )
             axis.set_xticks([])
             axis.set_yticks([])
             if row == 0:
                 axis.set_title("original" if column == 0 else f"copy {column}", fontsize=8)
-        axes[row][0].set_ylabel(classes[int(originals.labels[row])], rotation=0, ha="right", va="center", fontsize=8)
-    # Without a fixed Software entry the bytes would name matplotlib's version, which is no part of the picture.
+        axes[row][0].set_ylabel(classes[label], rotation=0, ha="right", va="center", fontsize=8)
+    # By default the metadata names the version of matplotlib, which would change the bytes.
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -10,7 +10,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Images:
-    """One split. `pixels` are `uint8 (N, H, W, C)`, `labels` `int64 (N,)` indices into the classes, `ids` unique names."""
+    """Images with their labels and ids.
+
+    `pixels` is `uint8 (N, H, W, C)`. `labels` is `int64 (N,)` and holds indices into the list of
+    classes. `ids` are unique names.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -25,12 +29,18 @@ class Images:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> Images:
-        return Images(self.pixels[rows], self.labels[rows], [self.ids[i] for i in rows])
+        """Return copies of the images at these indices, in their order."""
+        return Images(self.pixels[rows], self.labels[rows], [self.ids[row] for row in rows])
 
     def slice(self, start: int, stop: int) -> Images:
+        """Return views of the images from `start` up to `stop`, exclusive."""
         return Images(self.pixels[start:stop], self.labels[start:stop], self.ids[start:stop])
 
     @staticmethod
     def concatenate(parts: Sequence[Images]) -> Images:
-        pixels = np.concatenate([part.pixels for part in parts])
-        return Images(pixels, np.concatenate([part.labels for part in parts]), [name for part in parts for name in part.ids])
+        """Return the images of all parts, in order; there must be at least one part."""
+        return Images(
+            np.concatenate([part.pixels for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            [image_id for part in parts for image_id in part.ids],
+        )

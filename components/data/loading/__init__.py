@@ -1,1 +1,1 @@
-"""The batch path of training: image stores, sampling, on-line augmentation."""
+"""The data path of training: image stores, sampling and on-line augmentation."""

@@ -1,4 +1,7 @@
-"""Where a training finds its images: all in memory, or row by row on this node's disk. What it sees is the same."""
+"""Image stores: the images of a split in memory, or in one file on the disk of this node.
+
+Both return the same images. Only memory use and speed differ.
+"""
 
 from __future__ import annotations
 
@@ -15,140 +18,199 @@ import torch
 from torch import Tensor
 
 from components.data.format.images import Images
-from components.data.format.shards import read_labels, read_manifest, read_pieces, read_split
+from components.data.format.shards import (
+    read_labels,
+    read_manifest,
+    read_row_groups,
+    read_split,
+)
 from components.errors import UserError
 from components.files import exclusive_lock, stale_paths
 from components.records.splits import Manifest
 
-# Share of a node's free memory that the images of all its workers may take.
-_SHARE = 0.25
+# Largest share of a node's free memory that the images of all its workers may occupy.
+_MAX_MEMORY_SHARE = 0.25
+# Free space that is required on the disk, as a multiple of the size of the pixel file.
+_DISK_MARGIN = 1.05
 
 
-class Pool(Protocol):
-    """`labels` is `int64 (N,)`, `shape` that of one image, `(H, W, C)`."""
+class ImageStore(Protocol):
+    """The images of one split, accessed by row.
+
+    `labels` is `int64 (N,)` on the CPU. `shape` is the shape of one image, `(H, W, C)`.
+    """
 
     labels: Tensor
     shape: tuple[int, ...]
 
     def __len__(self) -> int: ...
 
-    def take(self, rows: Tensor) -> Tensor:
-        """`uint8 (B, H, W, C)`, on the device that computes."""
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Return the images of `rows`, `uint8 (B, H, W, C)`, on the training device."""
 
-    def names(self, rows: list[int]) -> list[str]:
-        """The ids of some rows."""
+    def fetch_ids(self, rows: list[int]) -> list[str]:
+        """Return the ids of `rows`."""
 
 
-class Resident:
-    """All images as one tensor on the device."""
+class InMemoryImages:
+    """All images as one tensor on the training device."""
 
     def __init__(self, images: Images, device: torch.device) -> None:
-        self.pixels, self.labels = torch.from_numpy(images.pixels).to(device), torch.from_numpy(images.labels)
-        self.ids, self.shape = images.ids, images.pixels.shape[1:]
+        self.pixels = torch.from_numpy(images.pixels).to(device)
+        self.labels = torch.from_numpy(images.labels)
+        self.ids = images.ids
+        self.shape = images.pixels.shape[1:]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Tensor) -> Tensor:
+    def fetch(self, rows: Tensor) -> Tensor:
         return self.pixels[rows.to(self.pixels.device)]
 
-    def names(self, rows: list[int]) -> list[str]:
+    def fetch_ids(self, rows: list[int]) -> list[str]:
         return [self.ids[row] for row in rows]
 
 
-class OnDisk:
-    """Images in one file of this node's disk, read as they are needed: memory stays the same however many there are.
+class DiskImages:
+    """Decoded images in one file on the disk of this node, read when they are needed.
 
-    The file is made once, from the verified shards, and is as large as the decoded images; every worker of the node reads
-    it, and so do later trainings of the same data.
+    Memory use does not depend on the number of images. The file is written once from the verified
+    shards and is as large as the decoded images. All workers of the node and later trainings on
+    the same data share it.
     """
 
-    def __init__(self, folder: Path, cache: Path, device: torch.device, alive: Callable[[], None]) -> None:
-        self.folder, self.manifest, self.device = folder, read_manifest(folder), device
+    def __init__(
+        self, folder: Path, cache: Path, device: torch.device, on_progress: Callable[[], None]
+    ) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self.device = device
         self.labels = torch.from_numpy(read_labels(folder, self.manifest))
         self.shape: tuple[int, ...] = self.manifest.shape
-        self.size = int(np.prod(self.shape))
-        self.file = unpack(folder, self.manifest, cache, alive).open("rb")
+        self.image_bytes = int(np.prod(self.shape))
+        self.file = ensure_pixel_file(folder, self.manifest, cache, on_progress).open("rb")
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Tensor) -> Tensor:
-        images = np.empty((len(rows), self.size), np.uint8)
-        # In the order of the file, which is kinder to a disk that turns.
-        for place in np.argsort(rows.numpy()):
-            if os.preadv(self.file.fileno(), [images[place]], int(rows[place]) * self.size) != self.size:
+    def fetch(self, rows: Tensor) -> Tensor:
+        images = np.empty((len(rows), self.image_bytes), np.uint8)
+        # Reading in the order of the file means fewer seeks on a rotating disk.
+        for index in np.argsort(rows.numpy()):
+            offset = int(rows[index]) * self.image_bytes
+            if os.preadv(self.file.fileno(), [images[index]], offset) != self.image_bytes:
                 raise UserError(f"{self.file.name} was cut short; remove it and run this again")
         return torch.from_numpy(images.reshape(len(rows), *self.shape)).to(self.device)
 
-    def names(self, rows: list[int]) -> list[str]:
-        found: dict[int, str] = {}
+    def fetch_ids(self, rows: list[int]) -> list[str]:
+        """Return the ids of `rows`; reads the whole split, since ids are only in the shards."""
+        ids: dict[int, str] = {}
         start = 0
-        for images in read_pieces(self.folder, self.manifest):
-            found |= {row: images.ids[row - start] for row in rows if start <= row < start + len(images)}
+        for images in read_row_groups(self.folder, self.manifest):
+            ids |= {
+                row: images.ids[row - start] for row in rows if start <= row < start + len(images)
+            }
             start += len(images)
-        return [found[row] for row in rows]
+        return [ids[row] for row in rows]
 
 
-def open_pool(
-    folder: Path, kind: str, cache: Path, device: torch.device, sharers: int, alive: Callable[[], None] = lambda: None
-) -> Pool:
-    """The images of one split, `memory` or `disk`, or as they fit (`auto`); `sharers` workers of this node hold them.
+def open_image_store(
+    folder: Path,
+    kind: str,
+    cache: Path,
+    device: torch.device,
+    workers_on_node: int,
+    on_progress: Callable[[], None] = lambda: None,
+) -> ImageStore:
+    """Open the images of one split for training.
 
-    `alive` is called now and then while a file is made or waited for.
+    Args:
+        folder: folder of the split.
+        kind: `memory`, `disk` or `auto`; `auto` takes memory if the decoded images occupy at most
+            a quarter of what is free: of the GPU's memory, or of this worker's equal share of the
+            node's memory.
+        cache: folder for the files of decoded images (`disk`).
+        device: device on which images are returned.
+        workers_on_node: number of workers on this node, each of which opens the split.
+        on_progress: called repeatedly while a file is being written or waited for.
 
     Raises:
-        UserError: a shard is missing or altered, or the disk has no room.
+        UserError: a shard is missing or altered, or the disk has too little space.
     """
-    manifest = read_manifest(folder)
-    decoded = manifest.rows * int(np.prod(manifest.shape))
     if kind == "auto":
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available / sharers
-        kind = "memory" if decoded <= _SHARE * free else "disk"
-    return Resident(read_split(folder)[0], device) if kind == "memory" else OnDisk(folder, cache, device, alive)
+        manifest = read_manifest(folder)
+        free = (
+            torch.cuda.mem_get_info(device)[0]
+            if device.type == "cuda"
+            else psutil.virtual_memory().available / workers_on_node
+        )
+        kind = "memory" if _get_decoded_bytes(manifest) <= _MAX_MEMORY_SHARE * free else "disk"
+    if kind == "memory":
+        return InMemoryImages(read_split(folder)[0], device)
+    return DiskImages(folder, cache, device, on_progress)
 
 
-def unpack(folder: Path, manifest: Manifest, cache: Path, alive: Callable[[], None]) -> Path:
-    """The decoded images of a split as one file named by their digest: made by the first that asks, while others wait."""
+def _get_decoded_bytes(manifest: Manifest) -> int:
+    return manifest.rows * int(np.prod(manifest.shape))
+
+
+def ensure_pixel_file(
+    folder: Path, manifest: Manifest, cache: Path, on_progress: Callable[[], None]
+) -> Path:
+    """Return the file of a split's decoded images, written first if it is missing or incomplete.
+
+    The file lies in `cache` and is named by the digest of the split. It contains the images back
+    to back in the order of the split. One process writes it while others wait for a lock. Writing
+    it also deletes files of other splits that have not been used for long.
+
+    Raises:
+        UserError: a shard is missing or altered, or the disk has too little space.
+    """
     path = cache / f"{manifest.sha256}.pixels"
-    size = manifest.rows * int(np.prod(manifest.shape))
+    size = _get_decoded_bytes(manifest)
     cache.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(cache / f".{manifest.sha256}.lock", str(path), wait=alive):
+    with exclusive_lock(cache / f".{manifest.sha256}.lock", str(path), wait=on_progress):
         if path.is_file() and path.stat().st_size == size:
-            os.utime(path)
+            os.utime(path)  # `stale_paths` goes by the time of modification
             return path
         free = shutil.disk_usage(cache).free
-        if free < size * 1.05:
+        if free < size * _DISK_MARGIN:
             raise UserError(
-                f"{cache} has {free / 1e9:.1f} GB left and the images of {folder} take {size / 1e9:.1f} GB; make room, or "
-                "name a larger disk of this node in KILN_SCRATCH, or set train.images: memory"
+                f"{cache} has {free / 1e9:.1f} GB left and the images of {folder} take "
+                f"{size / 1e9:.1f} GB; make room, or name a larger disk of this node in "
+                "KILN_SCRATCH, or set train.images: memory"
             )
-        beside = path.with_suffix(".partial")
+        partial = path.with_suffix(".partial")
         try:
-            with beside.open("wb") as file:
-                for images in read_pieces(folder, manifest):
+            with partial.open("wb") as file:
+                for images in read_row_groups(folder, manifest):
                     file.write(np.ascontiguousarray(images.pixels).data)
-                    alive()
-            beside.replace(path)
-            for old in stale_paths(cache.glob("*.pixels")):
-                old.unlink(missing_ok=True)
+                    on_progress()
+            partial.replace(path)
+            for stale in stale_paths(cache.glob("*.pixels")):
+                stale.unlink(missing_ok=True)
         finally:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
     return path
 
 
-class Ahead:
-    """Reads the images of the next step from the disk while the one at hand is computed with. Keys are the caller's own."""
+class Prefetcher:
+    """Reads the images of the next step from disk while the current step is computed.
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.reader = ThreadPoolExecutor(1, "images") if isinstance(pool, OnDisk) else None
-        self.coming: dict[Hashable, Future[Tensor]] = {}
+    `key` identifies a request and is chosen by the caller. Images in memory are not prefetched.
+    """
 
-    def expect(self, key: Hashable, rows: Tensor) -> None:
-        if self.reader is not None and key not in self.coming:
-            self.coming[key] = self.reader.submit(self.pool.take, rows)
+    def __init__(self, store: ImageStore) -> None:
+        self.store = store
+        self.reader = ThreadPoolExecutor(1, "images") if isinstance(store, DiskImages) else None
+        self.pending: dict[Hashable, Future[Tensor]] = {}
 
-    def take(self, key: Hashable, rows: Tensor) -> Tensor:
-        coming = self.coming.pop(key, None)
-        return self.pool.take(rows) if coming is None else coming.result()
+    def submit(self, key: Hashable, rows: Tensor) -> None:
+        """Start to read the images of `rows`, unless `key` is already pending."""
+        if self.reader is not None and key not in self.pending:
+            self.pending[key] = self.reader.submit(self.store.fetch, rows)
+
+    def get(self, key: Hashable, rows: Tensor) -> Tensor:
+        """Return the images of `rows`, `uint8 (B, H, W, C)`: those of `key` if submitted before."""
+        future = self.pending.pop(key, None)
+        return self.store.fetch(rows) if future is None else future.result()

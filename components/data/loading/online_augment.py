@@ -1,7 +1,8 @@
-"""On-line augmentation: crop, flip and erasing as a single gather; MixUp and CutMix.
+"""On-line augmentation on the worker: crop, flip and erasing as a single gather; MixUp and CutMix.
 
-Every draw is made for the whole epoch at once from (seed, epoch) and looked up by the example's row, so that what an
-example looks like depends neither on the number of workers nor on the order in which they come to it.
+The parameters of crop, flip and erasing are drawn for a whole epoch at once from (seed, epoch)
+and looked up by the row of an image. The result for an image therefore depends neither on the
+number of workers nor on the order in which they process the images.
 """
 
 from __future__ import annotations
@@ -9,74 +10,99 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from components.data.loading.sampling import epoch_generator
+from components.data.loading.sampling import make_epoch_generator
 from components.params import OnlineAugment
 
 
 class Augmenter:
-    """On-line augmentation of batches, `uint8 (B, H, W, C)`, of a data set of `rows` images of `size` (H, W).
+    """Random crop, flip and erasing of batches, drawn once per epoch for every row.
 
-    Crops read zeros beyond the border, as torchvision's RandomCrop does; an erased square is filled with `fill`
-    (the channel means, hence zero after normalisation) and may lie partly outside (Cutout, arXiv:1708.04552).
+    A crop pads with zeros, as torchvision's `RandomCrop` does. The erased square may lie partly
+    outside the image (Cutout, arXiv:1708.04552).
+
+    Args:
+        rows: number of images in the split.
+        size: height and width of an image.
+        settings: section `augment` of the recipe.
+        fill: value of erased pixels, `uint8 (C,)`: the rounded channel means, which are close to
+            zero after normalisation.
     """
 
-    def __init__(self, rows: int, size: tuple[int, int], settings: OnlineAugment, fill: Tensor) -> None:
-        self.rows, self.size, self.settings, self.fill = rows, size, settings, fill
+    def __init__(
+        self, rows: int, size: tuple[int, int], settings: OnlineAugment, fill: Tensor
+    ) -> None:
+        self.rows = rows
+        self.size = size
+        self.settings = settings
+        self.fill = fill
 
-    def begin(self, seed: int, epoch: int) -> None:
-        """Draws the epoch's parameters for every row."""
-        n, s = self.rows, self.settings
+    def begin_epoch(self, seed: int, epoch: int) -> None:
+        """Draw the parameters of one epoch for every row."""
         height, width = self.size
-        generator = epoch_generator(seed, epoch, 1)
+        generator = make_epoch_generator(seed, epoch, 1)
 
-        def whole(stop: int) -> Tensor:
-            return torch.randint(stop, (n,), generator=generator)
+        def draw_integers(stop: int) -> Tensor:
+            return torch.randint(stop, (self.rows,), generator=generator)
 
-        self.top, self.left = whole(2 * s.crop_padding + 1), whole(2 * s.crop_padding + 1)
-        self.flip = torch.rand(n, generator=generator) < s.flip
-        self.erase_y, self.erase_x = whole(height), whole(width)
+        # The order of the draws is part of the reproducible result.
+        self.top = draw_integers(2 * self.settings.crop_padding + 1)
+        self.left = draw_integers(2 * self.settings.crop_padding + 1)
+        self.flip = torch.rand(self.rows, generator=generator) < self.settings.flip
+        self.erase_y = draw_integers(height)
+        self.erase_x = draw_integers(width)
 
-    def batch(self, images: Tensor, rows: Tensor) -> Tensor:
-        """The images of these rows as this epoch shows them, on their device."""
-        s, device = self.settings, images.device
+    def augment(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the images of `rows`, `uint8 (B, H, W, C)`, augmented for the current epoch."""
+        settings = self.settings
+        device = images.device
         height, width = self.size
-        if not (s.crop_padding or s.flip or s.erase):
+        if not (settings.crop_padding or settings.flip or settings.erase):
             return images
-        if s.crop_padding:
-            images = torch.nn.functional.pad(images, (0, 0) + (s.crop_padding,) * 4)
+        if settings.crop_padding:
+            images = torch.nn.functional.pad(images, (0, 0) + (settings.crop_padding,) * 4)
         x = torch.arange(width).expand(len(rows), width)
         x = torch.where(self.flip[rows, None], width - 1 - x, x)
-        ys, xs = (torch.arange(height) + self.top[rows, None]).to(device), (x + self.left[rows, None]).to(device)
-        images = images[torch.arange(len(rows), device=device)[:, None, None], ys[:, :, None], xs[:, None, :]]
-        if s.erase:
-            inside_y = _covers(torch.arange(height), self.erase_y[rows], s.erase)
-            inside_x = _covers(torch.arange(width), self.erase_x[rows], s.erase)
-            mask = (inside_y[:, :, None] & inside_x[:, None, :]).to(device)
+        x = (x + self.left[rows, None]).to(device)
+        y = (torch.arange(height) + self.top[rows, None]).to(device)
+        batch = torch.arange(len(rows), device=device)
+        images = images[batch[:, None, None], y[:, :, None], x[:, None, :]]
+        if settings.erase:
+            mask_y = _mask_squares(torch.arange(height), self.erase_y[rows], settings.erase)
+            mask_x = _mask_squares(torch.arange(width), self.erase_x[rows], settings.erase)
+            mask = (mask_y[:, :, None] & mask_x[:, None, :]).to(device)
             images = torch.where(mask[..., None], self.fill, images)
         return images
 
 
-def _covers(positions: Tensor, centres: Tensor, side: int) -> Tensor:
+def _mask_squares(positions: Tensor, centres: Tensor, side: int) -> Tensor:
+    """Return a mask `bool (B, P)` of the positions within `side` pixels around each centre."""
     start = centres[:, None] - side // 2
     return (positions >= start) & (positions < start + side)
 
 
 class Mixer:
-    """MixUp and CutMix within a micro-batch, by torchvision; draws come from torch's global stream.
+    """MixUp and CutMix of torchvision within a micro-batch.
 
-    Maps `uint8 (B, H, W, C)` and labels `int64 (B,)` to `float (B, H, W, C)` and probabilities `float (B, K)`.
+    With both switched on, each micro-batch draws one of the two. Random numbers come from torch's
+    global generator.
     """
 
     def __init__(self, settings: OnlineAugment, classes: int) -> None:
-        from torchvision.transforms import v2  # pulls in half of torch: only where it is used
+        # Imported here because torchvision costs seconds, and few trainings mix images.
+        from torchvision.transforms import v2
 
-        self.kinds = [
-            kind(alpha=alpha, num_classes=classes)
-            for kind, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+        self.transforms = [
+            transform(alpha=alpha, num_classes=classes)
+            for transform, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
             if alpha
         ]
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
-        mixed, targets = kind(images.permute(0, 3, 1, 2).float(), labels)
+        """Mix images `uint8 (B, H, W, C)` with labels `int64 (B,)`.
+
+        Returns:
+            images `float (B, H, W, C)` and class probabilities `float (B, K)`.
+        """
+        transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
+        mixed, targets = transform(images.permute(0, 3, 1, 2).float(), labels)
         return mixed.permute(0, 2, 3, 1), targets

@@ -1,30 +1,41 @@
-"""The batch path: one permutation per epoch, random crop and flip as a single gather.
-
-Every draw is made for the whole epoch at once from (seed, epoch) and looked up by the example's row, so that what an
-example looks like depends neither on the number of workers nor on the order in which they come to it.
-"""
+"""Sampling: the order of the images in each epoch, drawn from the seed and the epoch."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 
-def epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
-    """An independent stream for each (seed, epoch, stream)."""
-    # A Mersenne Twister seeded with neighbouring numbers is well mixed by torch's initialisation.
+def make_epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
+    """Return the random generator of one stream of one epoch; `stream` is from 0 to 15."""
+    # torch mixes a seed well before it initialises its Mersenne Twister, so that generators with
+    # neighbouring seeds are independent.
     return torch.Generator().manual_seed((seed << 24 | epoch) << 4 | stream)
 
 
-def epoch_batches(labels: Tensor, global_batch: int, seed: int, epoch: int, *, balanced: bool = False) -> tuple[Tensor, ...]:
-    """The global batches of one epoch, as rows of the data set. The last batch may be short.
+def sample_batches(
+    labels: Tensor, global_batch: int, seed: int, epoch: int, *, balanced: bool = False
+) -> tuple[Tensor, ...]:
+    """Return the global batches of one epoch, each an `int64 (B,)` tensor of row indices.
 
-    Each row comes once, or with `balanced` (labels: int64 `(N,)`) each class equally often, as near as N allows, and of one
-    class no row comes again before all others have come as often.
+    Without `balanced`, an epoch contains every row exactly once. With `balanced`, it has the same
+    number N of rows and contains every class equally often, up to one row. Within a class every
+    row is used once before any row is used again.
+
+    The last batch may be smaller than `global_batch`.
+
+    Args:
+        labels: class index of each row, `int64 (N,)`.
+        global_batch: number of rows in a batch.
+        seed: root seed of the training.
+        epoch: number of the epoch.
+        balanced: sample every class equally often.
     """
-    generator = epoch_generator(seed, epoch, 0)
+    generator = make_epoch_generator(seed, epoch, 0)
     if balanced:
-        rows = _balanced_rows(labels, generator)
+        rows = _sample_balanced_rows(labels, generator)
         order = rows[torch.randperm(len(rows), generator=generator)]
     else:
         order = torch.randperm(len(labels), generator=generator)
@@ -32,13 +43,17 @@ def epoch_batches(labels: Tensor, global_batch: int, seed: int, epoch: int, *, b
     return batches
 
 
-def _balanced_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
+def _sample_balanced_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return N rows, grouped by class, with an equal number of rows of each class."""
     classes = labels.unique()
-    quota, extra = divmod(len(labels), len(classes))
-    chosen = []
-    for n, label in enumerate(classes):
+    quota, remainder = divmod(len(labels), len(classes))
+    sampled = []
+    for index, label in enumerate(classes):
         rows = (labels == label).nonzero().squeeze(1)
-        wanted = quota + (n < extra)
-        turns = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-wanted // len(rows)))]
-        chosen.append(torch.cat(turns)[:wanted])
-    return torch.cat(chosen)
+        count = quota + (index < remainder)
+        permutations = [
+            rows[torch.randperm(len(rows), generator=generator)]
+            for _ in range(math.ceil(count / len(rows)))
+        ]
+        sampled.append(torch.cat(permutations)[:count])
+    return torch.cat(sampled)

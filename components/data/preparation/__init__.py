@@ -1,1 +1,1 @@
-"""Raw images made into prepared splits: examined in a sandbox, judged, split and written."""
+"""From raw images to prepared splits: decode in a sandbox, select, assign splits, write, report."""

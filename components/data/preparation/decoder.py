@@ -1,13 +1,17 @@
-"""Image files to pixels, as a program of its own: bytes on its input, frames on its output, bounded in memory and time.
+"""Decoding of untrusted image files: a program that runs as a child of `sandbox.Sandbox`.
 
-It runs as a child of `components.data.preparation.sandbox`, with nothing to lose: what a hostile file does to it costs
-that one image.
-What becomes of what Pillow calls modes:
+It reads requests from standard input and writes responses to standard output. Its memory and time
+are bounded, and it cannot write files. If a hostile file kills it, only that image is lost. It
+imports no other module of Kiln, because the child runs this file alone.
 
-- orientation (EXIF, XMP) is applied; 1, L, P and RGB are what they show;
-- transparency (LA, PA, RGBA, a transparent palette entry or colour) is laid over a grey level;
-- CMYK and YCbCr become RGB by their plain formulas, colour profiles are not applied;
-- 16 bits per channel become 8 by scaling 0..65535 to 0..255; 32-bit integers, reals and LAB have no stated range: refused.
+Conversion of Pillow's image modes:
+
+- The orientation (EXIF, XMP) is applied.
+- 1, L, P and RGB keep their appearance.
+- Transparency (LA, PA, RGBA, a transparent palette entry or colour) is blended with a grey level.
+- CMYK and YCbCr are converted to RGB by Pillow's formulas; colour profiles are not applied.
+- 16 bits per channel are scaled from 0..65535 to 0..255.
+- 32-bit integers, floats and LAB are refused, because their range of values is not defined.
 """
 
 from __future__ import annotations
@@ -18,106 +22,161 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from simplejpeg import decode_jpeg
 
-# Of an answer: whether it is an image; height and width of the picture, then of the pixels sent; channels; digest of the
-# picture's pixels; format; bytes of text and of pixels that follow. With an image come _GREY bytes more.
-FRAME = struct.Struct("<?5I32s8sIQ")
+# Header of a response: True for an image; height and width of the picture; height, width and
+# channels of the pixels; digest of the picture's pixels; format; bytes of text; bytes of pixels.
+# The text or the pixels follow, and the thumbnail after the pixels.
+RESPONSE_HEADER = struct.Struct("<?5I32s8sIQ")
 LENGTH = struct.Struct("<Q")
-GREY_SIDE = 32
+THUMBNAIL_SIDE = 32
 READY = b"ready"
 
-_PLAIN = {"1", "L", "RGB", "P", "CMYK", "YCbCr", "RGBX", "LA", "La", "PA", "RGBA", "RGBa"}
-_SIXTEEN = {"I;16", "I;16L", "I;16B", "I;16N"}
-_ROTATED = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
+_EIGHT_BIT_MODES = {
+    "1", "L", "RGB", "P", "CMYK", "YCbCr", "RGBX", "LA", "La", "PA", "RGBA", "RGBa"
+}  # fmt: skip
+_SIXTEEN_BIT_MODES = {"I;16", "I;16L", "I;16B", "I;16N"}
+# Keys of `Image.info` that may contain an orientation.
+_ORIENTATION_KEYS = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
+
+Buffer = bytes | memoryview
 
 
-class Rules(NamedTuple):
-    """How images are made uniform. `size` and `channels` are None for their own; `pixels` is the most that a header may
-    announce, `seconds` and `memory` (bytes) what decoding one file may take; `strict` refuses JPEG that libjpeg warns of."""
+class DecoderRules(NamedTuple):
+    """Bounds on files, and the form that every image is converted to."""
 
-    size: int | None
+    image_size: int | None
+    """Height and width of the pixels; None keeps those of the picture."""
     channels: int | None
+    """1 or 3; None keeps grey pictures grey."""
     background: int
+    """Grey level behind transparent pixels."""
     formats: tuple[str, ...]
-    pixels: int
-    seconds: float
-    memory: int
-    strict: bool
+    """Accepted formats, by Pillow's names."""
+    max_pixels: int
+    """Most pixels that a file's header may announce."""
+    max_seconds: float
+    """Time for decoding one file."""
+    max_memory: int
+    """Memory for decoding one file, in bytes."""
+    strict_jpeg: bool
+    """Refuse JPEG files that libjpeg warns about."""
 
 
 class RefusedError(Exception):
-    """An image that is not used: reason and detail."""
+    """An image that is not used. Arguments are the reason and the detail."""
 
 
-class Decoded(NamedTuple):
-    """`pixels` are `uint8 (H, W, C)`; `grey`, `uint8 (32, 32)`, and `size`, (height, width), are of the whole picture."""
+class DecodedImage(NamedTuple):
+    """One decoded image.
+
+    `pixels` are `uint8 (H, W, C)`, converted by the rules. The other fields describe the picture
+    before it is cropped and resized: `thumbnail` is grey, `uint8 (32, 32)`, `size` is
+    (height, width), and `digest` is the SHA-256 of the pixels.
+    """
 
     pixels: np.ndarray
-    grey: np.ndarray
+    thumbnail: np.ndarray
     size: tuple[int, int]
     digest: bytes
     format: str
 
 
-def decode(data: bytes, rules: Rules) -> Decoded:
-    """Raises `RefusedError`, or whatever Pillow raises on a damaged file."""
-    image = _header(data, rules)
+def decode(data: bytes, rules: DecoderRules) -> DecodedImage:
+    """Decode one image file.
+
+    Raises:
+        RefusedError: the rules do not accept it.
+        Exception: the file is damaged; Pillow's plugins raise any type.
+    """
+    image = _open_image(data, rules)
     form = "JPEG" if image.format == "MPO" else str(image.format)
-    raw = None
+    raw: Buffer | None = None
     if form == "JPEG" and image.mode in ("L", "RGB"):
-        # As Pillow decodes, to the bit, and ten times as fast; but Pillow takes what libjpeg warns of (a scan that ends too
-        # early, garbage within) without a word.
-        pixels = decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB", strict=rules.strict)
+        # libjpeg directly: bit-identical to Pillow and ten times as fast. Pillow also accepts
+        # silently what libjpeg warns about (a scan that ends too early, garbage within).
+        color_space = "GRAY" if image.mode == "L" else "RGB"
+        pixels = decode_jpeg(data, color_space, strict=rules.strict_jpeg)
         info = image.info
-        image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-        image.info, raw = info, pixels.data
+        image = to_image(pixels)
+        image.info = info
+        raw = pixels.data
     else:
         image.load()
-    if not _ROTATED.isdisjoint(image.info) and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if (
+        not _ORIENTATION_KEYS.isdisjoint(image.info)
+        and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    ):
         ImageOps.exif_transpose(image, in_place=True)
         raw = None
-    return uniform(image, rules, form, raw)
+    return convert(image, rules, form, raw)
 
 
-def uniform(image: Image.Image, rules: Rules, form: str, raw: memoryview | bytes | None = None) -> Decoded:
-    """A picture brought to the rules' size and channels, with its digest and its thumbnail. Raises `RefusedError`.
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Return `uint8 (H, W, C)` as a Pillow image."""
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
-    `raw` are its pixels where they are at hand already.
+
+def convert(
+    image: Image.Image, rules: DecoderRules, form: str, raw: Buffer | None = None
+) -> DecodedImage:
+    """Convert a picture to the size and channels of the rules; compute its digest and thumbnail.
+
+    Args:
+        raw: The bytes of the picture's pixels, if the caller has them.
+
+    Raises:
+        RefusedError: the range of the picture's values is not defined.
     """
-    plain = _plain(image, rules)
-    raw = raw if raw is not None and plain is image else plain.tobytes()
-    image, channels = plain, len(plain.getbands())
-    digest = hashlib.sha256(f"{image.height}x{image.width}x{channels}:".encode())
+    picture = _to_grey_or_rgb(image, rules)
+    if raw is None or picture is not image:
+        raw = picture.tobytes()
+    channels = len(picture.getbands())
+    digest = hashlib.sha256(f"{picture.height}x{picture.width}x{channels}:".encode())
     digest.update(raw)
-    fitted = fit(image, rules.size)
-    pixels = np.frombuffer(raw if fitted is image else fitted.tobytes(), np.uint8)
-    pixels = pixels.reshape(fitted.height, fitted.width, channels)
-    grey = image if channels == 1 else image.convert("L")
-    if grey.size != (GREY_SIDE, GREY_SIDE):
-        grey = grey.resize((GREY_SIDE, GREY_SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    thumbnail = np.frombuffer(grey.tobytes(), np.uint8).reshape(GREY_SIDE, GREY_SIDE)
-    return Decoded(pixels, thumbnail, (image.height, image.width), digest.digest(), form)
+    resized = crop_and_resize(picture, rules.image_size)
+    flat = np.frombuffer(raw if resized is picture else resized.tobytes(), np.uint8)
+    return DecodedImage(
+        pixels=flat.reshape(resized.height, resized.width, channels),
+        thumbnail=_make_thumbnail(picture),
+        size=(picture.height, picture.width),
+        digest=digest.digest(),
+        format=form,
+    )
 
 
-def fit(image: Image.Image, size: int | None) -> Image.Image:
-    """The largest central square at `size` pixels, bilinear and antialiased; the picture itself if it is that already."""
+def crop_and_resize(image: Image.Image, size: int | None) -> Image.Image:
+    """Scale the largest central square to `size` x `size` pixels, bilinear and antialiased.
+
+    Returns the image itself if it has that size already or `size` is None.
+    """
     if size is None or image.size == (size, size):
         return image
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
+    left = (image.width - side) / 2
+    top = (image.height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
 
 
-def _header(data: bytes, rules: Rules) -> Image.Image:
-    """The image, known by its header alone and found acceptable."""
+def _make_thumbnail(picture: Image.Image) -> np.ndarray:
+    """Return a picture in grey, `uint8 (32, 32)`; its aspect ratio is not kept."""
+    grey = picture if picture.mode == "L" else picture.convert("L")
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    if grey.size != size:
+        grey = grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.frombuffer(grey.tobytes(), np.uint8).reshape(size)
+
+
+def _open_image(data: bytes, rules: DecoderRules) -> Image.Image:
+    """Open an image and check its header. No pixels are decoded yet."""
     if not data:
         raise RefusedError("empty", "no bytes")
     try:
@@ -125,83 +184,104 @@ def _header(data: bytes, rules: Rules) -> Image.Image:
     except UnidentifiedImageError:
         known = ", ".join(rules.formats)
         raise RefusedError("format", f"not one of {known}; starts with {data[:8].hex()}") from None
-    if image.width * image.height > rules.pixels:
+    if image.width * image.height > rules.max_pixels:
         announced = f"the header announces {image.width} x {image.height} pixels"
-        raise RefusedError("pixels", f"{announced}; preprocess.limits.max_megapixels allows {rules.pixels:,}")
-    # Phones append a depth map or a second exposure: the first picture of an MPO file is the photograph.
+        limit = f"preprocess.limits.max_megapixels allows {rules.max_pixels:,}"
+        raise RefusedError("pixels", f"{announced}; {limit}")
+    # Phones append a depth map or a second exposure: the first picture of an MPO file is the
+    # photograph.
     frames = getattr(image, "n_frames", 1) if image.format not in ("JPEG", "MPO", "BMP") else 1
     if frames > 1:
         raise RefusedError("animation", f"{frames} frames or pages")
     return image
 
 
-def _plain(image: Image.Image, rules: Rules) -> Image.Image:
-    """The picture as L or RGB."""
-    if image.mode in _SIXTEEN:
+def _to_grey_or_rgb(image: Image.Image, rules: DecoderRules) -> Image.Image:
+    """Return a picture in mode L or RGB; the picture itself if it has the right mode already."""
+    if image.mode in _SIXTEEN_BIT_MODES:
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode not in _PLAIN:
+    elif image.mode not in _EIGHT_BIT_MODES:
         raise RefusedError("colour mode", f"{image.mode} has no stated range of values")
     if image.has_transparency_data:
-        below = Image.new("RGBA", image.size, (rules.background,) * 3 + (255,))
-        below.alpha_composite(image if image.mode == "RGBA" else image.convert("RGBA"))
-        image = below
+        blended = Image.new("RGBA", image.size, (rules.background,) * 3 + (255,))
+        blended.alpha_composite(image if image.mode == "RGBA" else image.convert("RGBA"))
+        image = blended
     channels = rules.channels or (1 if image.mode == "L" else 3)
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
-def confine(rules: Rules) -> None:
-    """Bounds this process: memory beyond what it has now, no core dump, no file written; SIGALRM ends it."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
-    if now:
-        resource.setrlimit(resource.RLIMIT_AS, (now + rules.memory,) * 2)
+def confine_process(rules: DecoderRules) -> None:
+    """Limit this process: its further memory, no core dump, no writing to files.
+
+    SIGALRM kills it, so that a timer ends a decoder's loop.
+    """
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + rules.max_memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's end closes the input
+    # Ctrl-C ends the parent, which closes standard input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def answer(data: bytes, rules: Rules) -> list[Any]:
+def respond(data: bytes, rules: DecoderRules) -> Sequence[Buffer]:
+    """Decode one file and return the buffers of the response."""
     try:
-        found = decode(data, rules)
-    except RefusedError as refused:
-        return _refusal(*refused.args)
+        decoded = decode(data, rules)
+    except RefusedError as error:
+        return _pack_refusal(*error.args)
     except MemoryError:
-        return _refusal("memory", f"decoding wants more than preprocess.limits.decode_mb ({rules.memory >> 20})")
+        limit = f"preprocess.limits.decode_mb ({rules.max_memory >> 20})"
+        return _pack_refusal("memory", f"decoding wants more than {limit}")
     except Exception as error:  # noqa: BLE001 (a damaged file makes Pillow's plugins raise anything)
-        return _refusal("damaged", f"{type(error).__name__}: {error}")
-    form = found.format.encode()
-    head = FRAME.pack(True, *found.size, *found.pixels.shape, found.digest, form, 0, found.pixels.nbytes)
-    return [head, found.pixels.data, found.grey.data]
+        return _pack_refusal("damaged", f"{type(error).__name__}: {error}")
+    header = RESPONSE_HEADER.pack(
+        True,
+        *decoded.size,
+        *decoded.pixels.shape,
+        decoded.digest,
+        decoded.format.encode(),
+        0,
+        decoded.pixels.nbytes,
+    )
+    return [header, decoded.pixels.data, decoded.thumbnail.data]
 
 
-def _refusal(reason: str, detail: str) -> list[Any]:
+def _pack_refusal(reason: str, detail: str) -> Sequence[Buffer]:
     text = json.dumps([reason, detail[:300]]).encode()
-    return [FRAME.pack(False, 0, 0, 0, 0, 0, bytes(32), b"", len(text), 0), text]
+    header = RESPONSE_HEADER.pack(False, 0, 0, 0, 0, 0, bytes(32), b"", len(text), 0)
+    return [header, text]
 
 
-def serve(source: IO[bytes], sink: IO[bytes], rules: Rules) -> None:
-    """Answers requests, each a number of lengths (the number first) and the files, until the input ends."""
-    while head := source.read(LENGTH.size):
+def serve(requests: IO[bytes], responses: IO[bytes], rules: DecoderRules) -> None:
+    """Answer requests until the input ends.
+
+    A request is the number of files, the length of each file, and the files. Numbers are
+    `LENGTH`s. There is one response per file.
+    """
+    while head := requests.read(LENGTH.size):
         count = LENGTH.unpack(head)[0]
-        lengths = struct.unpack(f"<{count}Q", source.read(8 * count))
-        files = [source.read(length) for length in lengths]
+        lengths = struct.unpack(f"<{count}Q", requests.read(LENGTH.size * count))
+        files = [requests.read(length) for length in lengths]
         for data in files:
-            # The kernel ends the process, even in the midst of a decoder's loop.
-            signal.setitimer(signal.ITIMER_REAL, rules.seconds)
-            parts = answer(data, rules)
+            # The kernel kills the process at the time limit, even inside a decoder's C loop.
+            signal.setitimer(signal.ITIMER_REAL, rules.max_seconds)
+            buffers = respond(data, rules)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            for part in parts:
-                sink.write(part)
-            sink.flush()
+            for buffer in buffers:
+                responses.write(buffer)
+            responses.flush()
 
 
 if __name__ == "__main__":
-    Image.MAX_IMAGE_PIXELS = None  # the header is judged above
+    Image.MAX_IMAGE_PIXELS = None  # `_open_image` checks the number of pixels.
     Image.init()
-    rules = Rules(*json.loads(sys.argv[1]))
-    confine(rules)
+    rules = DecoderRules(*json.loads(sys.argv[1]))
+    confine_process(rules)
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
     serve(sys.stdin.buffer, sys.stdout.buffer, rules)

@@ -1,4 +1,4 @@
-"""One look at each image of a chunk: decoded and made uniform, or refused, with the facts that decisions are made from."""
+"""Examination of one chunk of images: read, decode or refuse, and collect facts about each."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from scipy.fft import dctn
 
-from components.data.preparation.decoder import Decoded, RefusedError, Rules, uniform
+from components.data.preparation.decoder import (
+    THUMBNAIL_SIDE,
+    DecodedImage,
+    DecoderRules,
+    RefusedError,
+    convert,
+    to_image,
+)
 from components.data.preparation.sandbox import Sandbox
-from components.data.sources.base import Entry, Refusal, Source, content_digest
+from components.data.sources.base import ImageEntry, ImageSource, Refusal, digest_content
 
-# Of each accepted image: row of its entry, digest of its pixels, digest of its content, perceptual hash, size of the
-# picture, bytes of its file, mean grey level.
-FACTS = np.dtype(
+# Facts about an accepted image: row of its entry, digest of its pixels, digest of its content,
+# perceptual hash, height and width of the picture, bytes of its file, mean grey level.
+FACTS_DTYPE = np.dtype(
     [
         ("row", "i8"), ("digest", "S32"), ("content", "S32"), ("hash", "u8"),
         ("height", "i4"), ("width", "i4"), ("bytes", "i8"), ("grey", "f4"),
     ]
 )  # fmt: skip
-# Decoded files in the hands of this process at any moment, at most.
-_AT_ONCE_MB = 64
+# Most bytes of files that are read before they are decoded, in MiB; bounds this process's memory.
+_MAX_BUFFERED_MB = 64
+# Format -> its file name extensions.
 _EXTENSIONS = {
     "JPEG": {"jpg", "jpeg", "jpe", "jfif", "mpo"},
     "PNG": {"png", "apng"},
@@ -32,102 +39,157 @@ _EXTENSIONS = {
     "TIFF": {"tif", "tiff"},
     "GIF": {"gif"},
 }
+_ALL_EXTENSIONS = {extension for names in _EXTENSIONS.values() for extension in names}
 
 
-class Examined(NamedTuple):
-    """A chunk: `facts` and `pixels` (`uint8 (N, H, W, C)`) of what is accepted, `refused` and the content digests of the
-    rest by row, and for each shape seen the id of its first image. Of several shapes there are no pixels."""
+class RefusedRow(NamedTuple):
+    """An image of a chunk that was refused."""
+
+    row: int
+    refusal: Refusal
+    content_digest: bytes
+
+
+class ExaminedChunk(NamedTuple):
+    """Facts, pixels and refusals of a chunk.
+
+    `facts` (of `FACTS_DTYPE`) and `pixels`, `uint8 (N, H, W, C)`, have a row per accepted image.
+    `shapes` maps each shape (H, W, C) to the id of its first image. If there is more than one
+    shape, `pixels` are empty.
+    """
 
     facts: np.ndarray
     pixels: np.ndarray
-    refused: list[tuple[int, Refusal, bytes]]
+    refused: list[RefusedRow]
     shapes: dict[tuple[int, ...], str]
 
 
-def examine(first: int, entries: Sequence[Entry], source: Source, rules: Rules) -> Examined:
-    """Looks at `entries`, which are the source's from row `first` on."""
-    facts = np.zeros(len(entries), FACTS)
-    greys = np.zeros((len(entries), 32, 32), np.uint8)
+class _Outcome(NamedTuple):
+    """Result of reading and decoding one entry; `size` is the bytes of its content."""
+
+    entry: ImageEntry
+    content_digest: bytes
+    size: int
+    image: DecodedImage | Refusal
+
+
+def examine(
+    first_row: int, entries: Sequence[ImageEntry], source: ImageSource, rules: DecoderRules
+) -> ExaminedChunk:
+    """Examine consecutive entries of a source, of which the first is row `first_row`."""
+    facts = np.zeros(len(entries), FACTS_DTYPE)
+    thumbnails = np.zeros((len(entries), THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
     pixels: list[np.ndarray] = []
-    refused: list[tuple[int, Refusal, bytes]] = []
+    refused: list[RefusedRow] = []
     shapes: dict[tuple[int, ...], str] = {}
-    done = 0
-    for row, (entry, content, size, found) in enumerate(_outcomes(entries, source, rules), first):
-        if isinstance(found, Refusal):
-            refused.append((row, found, content))
+    accepted = 0
+    for row, outcome in enumerate(_read_and_decode(entries, source, rules), first_row):
+        image = outcome.image
+        if isinstance(image, Refusal):
+            refused.append(RefusedRow(row, image, outcome.content_digest))
             continue
-        facts[done] = (row, found.digest, content, 0, *found.size, size, 0)
-        greys[done] = found.grey
-        done += 1
-        shapes.setdefault(found.pixels.shape, entry.id)
+        # Perceptual hash and grey level are computed below, for all images at once.
+        facts[accepted] = (
+            row, image.digest, outcome.content_digest, 0, *image.size, outcome.size, 0
+        )  # fmt: skip
+        thumbnails[accepted] = image.thumbnail
+        accepted += 1
+        shapes.setdefault(image.pixels.shape, outcome.entry.id)
         if len(shapes) == 1:
-            pixels.append(found.pixels)
-    facts = facts[:done]
-    facts["hash"], facts["grey"] = perceptual_hashes(greys[:done]), greys[:done].mean(axis=(1, 2))
+            pixels.append(image.pixels)
+    facts = facts[:accepted]
+    facts["hash"] = compute_perceptual_hashes(thumbnails[:accepted])
+    facts["grey"] = thumbnails[:accepted].mean(axis=(1, 2))
     block = np.stack(pixels) if len(shapes) == 1 else np.empty((0, 0, 0, 0), np.uint8)
-    return Examined(facts, block, refused, shapes)
+    return ExaminedChunk(facts, block, refused, shapes)
 
 
-def _outcomes(entries: Sequence[Entry], source: Source, rules: Rules) -> Iterator[tuple[Entry, bytes, int, Decoded | Refusal]]:
-    """Each entry, with its content's digest and bytes, and what came of it."""
-    files: list[tuple[Entry, bytes | Refusal]] = []
+def _read_and_decode(
+    entries: Sequence[ImageEntry], source: ImageSource, rules: DecoderRules
+) -> Iterator[_Outcome]:
+    """Yield the outcome of each entry, in order."""
+    files: list[tuple[ImageEntry, bytes | Refusal]] = []
     size = 0
     for entry, content in zip(entries, source.read(entries), strict=True):
         if isinstance(content, np.ndarray):
-            digest = content_digest(content)
-            yield entry, digest, content.nbytes, _array(entry, content, rules, digest)
+            # Refusals that precede the array come first: the caller counts rows.
+            yield from _decode_files(files, rules)
+            files = []
+            digest = digest_content(content)
+            image = _convert_array(entry, content, rules, digest)
+            yield _Outcome(entry, digest, content.nbytes, image)
             continue
         files.append((entry, content))
         size += len(content) if isinstance(content, bytes) else 0
-        if size > _AT_ONCE_MB << 20:
-            yield from _decoded(files, rules)
-            files, size = [], 0
-    yield from _decoded(files, rules)
+        if size > _MAX_BUFFERED_MB << 20:
+            yield from _decode_files(files, rules)
+            files = []
+            size = 0
+    yield from _decode_files(files, rules)
 
 
-def _decoded(files: list[tuple[Entry, bytes | Refusal]], rules: Rules) -> Iterator[tuple[Entry, bytes, int, Decoded | Refusal]]:
-    answers = _sandbox(rules).decode([data for _, data in files if isinstance(data, bytes)])
-    for entry, data in files:
-        digest = content_digest(data)
-        if isinstance(data, Refusal):
-            yield entry, digest, 0, data
+def _decode_files(
+    files: list[tuple[ImageEntry, bytes | Refusal]], rules: DecoderRules
+) -> Iterator[_Outcome]:
+    contents = [content for _, content in files if isinstance(content, bytes)]
+    images = _get_sandbox(rules).decode(contents)
+    for entry, content in files:
+        digest = digest_content(content)
+        if isinstance(content, Refusal):
+            yield _Outcome(entry, digest, 0, content)
             continue
-        found = next(answers)
-        if isinstance(found, Decoded):
-            yield entry, digest, len(data), _agreeing(entry, found, digest)
+        image = next(images)
+        if isinstance(image, DecodedImage):
+            yield _Outcome(entry, digest, len(content), _check_extension(entry, image, digest))
         else:
-            yield entry, digest, len(data), Refusal(entry.id, *found, digest.hex())
+            refusal = Refusal(entry.id, image.reason, image.detail, digest.hex())
+            yield _Outcome(entry, digest, len(content), refusal)
 
 
-def _agreeing(entry: Entry, found: Decoded, digest: bytes) -> Decoded | Refusal:
-    """Refuses a file whose extension speaks of another format: whoever made it was wrong about it."""
+def _check_extension(
+    entry: ImageEntry, image: DecodedImage, digest: bytes
+) -> DecodedImage | Refusal:
+    """Refuse a file whose extension is that of another format: its origin is not reliable."""
     stem, dot, extension = entry.id.rpartition("/")[2].rpartition(".")
-    known = any(extension.lower() in names for names in _EXTENSIONS.values())
-    if stem and dot and known and extension.lower() not in _EXTENSIONS[found.format]:
-        return Refusal(entry.id, "extension", f"it is a {found.format} file called .{extension}", digest.hex())
-    return found
+    known = extension.lower() in _ALL_EXTENSIONS
+    if stem and dot and known and extension.lower() not in _EXTENSIONS[image.format]:
+        detail = f"it is a {image.format} file called .{extension}"
+        return Refusal(entry.id, "extension", detail, digest.hex())
+    return image
 
 
-def _array(entry: Entry, pixels: np.ndarray, rules: Rules, digest: bytes) -> Decoded | Refusal:
+def _convert_array(
+    entry: ImageEntry, pixels: np.ndarray, rules: DecoderRules, digest: bytes
+) -> DecodedImage | Refusal:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        found = f"{pixels.dtype} {pixels.shape}"
-        return Refusal(entry.id, "not an image", f"{found}; uint8 (H, W, C) with 1, 3 or 4 channels is needed", digest.hex())
+        detail = f"{pixels.dtype} {pixels.shape}; uint8 (H, W, C) with 1, 3 or 4 channels is needed"
+        return Refusal(entry.id, "not an image", detail, digest.hex())
     try:
-        return uniform(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), rules, "array")
+        return convert(to_image(pixels), rules, "array")
     except RefusedError as error:
         reason, detail = error.args
         return Refusal(entry.id, reason, detail, digest.hex())
 
 
 @lru_cache(maxsize=1)
-def _sandbox(rules: Rules) -> Sandbox:
-    """This process's decoder: one start serves all its chunks."""
+def _get_sandbox(rules: DecoderRules) -> Sandbox:
+    """Return the sandbox of this process; all its chunks share one decoder."""
     return Sandbox(rules)
 
 
-def perceptual_hashes(greys: np.ndarray) -> np.ndarray:
-    """pHash, `uint64 (N,)`, of `uint8 (N, 32, 32)`: which of the 8 x 8 lowest frequencies of the cosine transform are above
-    their median (Zauner 2010; imagehash.phash does one image at a time). Near-duplicates differ in few bits."""
-    low = np.rint(dctn(greys.astype(np.float32), axes=(1, 2))[:, :8, :8]).reshape(len(greys), 64)
+def compute_perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
+    """Return the pHash of each grey image; near-duplicates differ in few bits.
+
+    A bit tells whether one of the 8 x 8 lowest frequencies of the cosine transform is above their
+    median (Zauner 2010; `imagehash.phash` does the same for one image at a time).
+
+    Args:
+        thumbnails: `uint8 (N, 32, 32)`.
+
+    Returns:
+        `uint64 (N,)`.
+    """
+    frequencies = dctn(thumbnails.astype(np.float32), axes=(1, 2))
+    low = np.rint(frequencies[:, :8, :8]).reshape(len(thumbnails), 64)
     bits = low > np.median(low, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").reshape(-1).astype(np.uint64)

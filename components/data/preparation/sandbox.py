@@ -1,4 +1,4 @@
-"""The decoder's process, seen from outside: files in, pixels out, and another process when it ends before its time."""
+"""The parent of the decoder process: sends files, receives pixels, restarts it if it dies."""
 
 from __future__ import annotations
 
@@ -10,79 +10,102 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from components.data.preparation import decoder
-from components.data.preparation.decoder import FRAME, GREY_SIDE, LENGTH, READY, Decoded, Rules
+from components.data.preparation.decoder import (
+    LENGTH,
+    READY,
+    RESPONSE_HEADER,
+    THUMBNAIL_SIDE,
+    DecodedImage,
+    DecoderRules,
+)
 
-# Files go over in batches of this many bytes, or one by one if they are larger.
-_BATCH = 512 << 10
+# Files are sent in batches of at most this many bytes. A larger file is a batch of its own.
+_BATCH_BYTES = 512 << 10
+
+
+class DecodeFailure(NamedTuple):
+    """The reason why a file was not decoded."""
+
+    reason: str
+    detail: str
 
 
 class Sandbox:
-    """One decoder process, started when it is needed and again after it died. Not for several threads."""
+    """One decoder process, started on first use and restarted after it dies. Not thread-safe."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: DecoderRules) -> None:
         self.rules = rules
         self.process: subprocess.Popen[bytes] | None = None
 
-    def decode(self, files: Sequence[bytes]) -> Iterator[Decoded | tuple[str, str]]:
-        """Each file's pixels, or (reason, detail) of why there are none, in order."""
+    def decode(self, files: Sequence[bytes]) -> Iterator[DecodedImage | DecodeFailure]:
+        """Yield the outcome of each file, in order."""
         start = 0
         while start < len(files):
-            stop, size = start + 1, len(files[start])
-            while stop < len(files) and size + len(files[stop]) <= _BATCH:
+            stop = start + 1
+            size = len(files[start])
+            while stop < len(files) and size + len(files[stop]) <= _BATCH_BYTES:
                 size += len(files[stop])
                 stop += 1
-            yield from self._batch(files[start:stop])
+            yield from self._decode_batch(files[start:stop])
             start = stop
 
-    def _batch(self, files: Sequence[bytes]) -> Iterator[Decoded | tuple[str, str]]:
+    def _decode_batch(self, files: Sequence[bytes]) -> Iterator[DecodedImage | DecodeFailure]:
         done = 0
         while done < len(files):
             process = self.process = self.process or self._start()
             assert process.stdin
             assert process.stdout
             try:
-                # Whole before anything is read: the decoder reads all of a request before it answers.
+                # The whole request before any response: the decoder reads it all before it answers.
                 process.stdin.write(LENGTH.pack(len(files) - done))
                 process.stdin.write(struct.pack(f"<{len(files) - done}Q", *map(len, files[done:])))
                 process.stdin.writelines(files[done:])
                 process.stdin.flush()
                 while done < len(files):
-                    found = _receive(process.stdout)
+                    outcome = _read_response(process.stdout)
                     done += 1
-                    yield found
+                    yield outcome
             except (EOFError, BrokenPipeError):
                 done += 1
-                yield self._bury()
+                yield self._reap()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # -P: the folder of that file is no place to import from.
+        # -P: do not import from the folder of the decoder's file.
         command = [sys.executable, "-P", decoder.__file__, json.dumps(self.rules)]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 18
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=1 << 18,
         )
         assert process.stdout
         if process.stdout.read(len(READY)) != READY:
-            # No image is to blame for that.
-            raise RuntimeError(f"the decoder does not start (exit code {process.wait()}): {shlex.join(command)}")
+            # Not the fault of an image: no image was sent yet.
+            raise RuntimeError(
+                f"the decoder does not start (exit code {process.wait()}): {shlex.join(command)}"
+            )
         return process
 
-    def _bury(self) -> tuple[str, str]:
-        """Why the process ended, at the image that it was at."""
+    def _reap(self) -> DecodeFailure:
+        """Clean up after the process died; return why, for the image that it was decoding."""
         assert self.process
         self.close()
         code = self.process.returncode
         self.process = None
         if code == -signal.SIGALRM:
-            return "timeout", f"decoding takes longer than preprocess.limits.decode_s ({self.rules.seconds:g})"
+            limit = f"preprocess.limits.decode_s ({self.rules.max_seconds:g})"
+            return DecodeFailure("timeout", f"decoding takes longer than {limit}")
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return "crash", f"the decoder ended with {name}"
+        return DecodeFailure("crash", f"the decoder ended with {name}")
 
     def close(self) -> None:
+        """End the process and wait for it."""
         if self.process:
             for stream in (self.process.stdin, self.process.stdout):
                 assert stream
@@ -91,18 +114,24 @@ class Sandbox:
             self.process.wait()
 
 
-def _receive(stream: IO[bytes]) -> Decoded | tuple[str, str]:
-    head = _exactly(stream, FRAME.size)
-    good, height, width, *shape, digest, form, text, pixels = FRAME.unpack(head)
-    if not good:
-        reason, detail = json.loads(_exactly(stream, text))
-        return reason, detail
-    data = np.frombuffer(_exactly(stream, pixels), np.uint8).reshape(shape)
-    grey = np.frombuffer(_exactly(stream, GREY_SIDE**2), np.uint8).reshape(GREY_SIDE, GREY_SIDE)
-    return Decoded(data, grey, (height, width), digest, form.rstrip(b"\0").decode())
+def _read_response(stream: IO[bytes]) -> DecodedImage | DecodeFailure:
+    header = RESPONSE_HEADER.unpack(_read_exactly(stream, RESPONSE_HEADER.size))
+    is_image, height, width, *shape, digest, form, text_bytes, pixel_bytes = header
+    if not is_image:
+        return DecodeFailure(*json.loads(_read_exactly(stream, text_bytes)))
+    pixels = np.frombuffer(_read_exactly(stream, pixel_bytes), np.uint8)
+    thumbnail = np.frombuffer(_read_exactly(stream, THUMBNAIL_SIDE**2), np.uint8)
+    return DecodedImage(
+        pixels=pixels.reshape(shape),
+        thumbnail=thumbnail.reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE),
+        size=(height, width),
+        digest=digest,
+        format=form.rstrip(b"\0").decode(),
+    )
 
 
-def _exactly(stream: IO[bytes], size: int) -> bytes:
+def _read_exactly(stream: IO[bytes], size: int) -> bytes:
+    """Read `size` bytes. Raises `EOFError` if the stream ends before."""
     data = stream.read(size)
     if len(data) < size:
         raise EOFError

@@ -1,7 +1,8 @@
-"""What is trained on and what is held out.
+"""Assignment of images to the splits train, val and test.
 
-An image's split is drawn from the seed and the digest of its pixels (or its group's name), and from nothing else: more
-images move none of those that are there. What that costs is that shares come out as draws do, not to the image.
+The split of an image depends only on the seed and on the digest of its pixels (or the name of its
+group). Adding images therefore moves no other image. In return, the sizes of the splits match the
+configured fractions only approximately.
 """
 
 from __future__ import annotations
@@ -11,54 +12,93 @@ from collections.abc import Callable
 
 import numpy as np
 
-from components.data.sources.base import NONE, SPLITS
+from components.data.sources.base import NO_SPLIT, SPLITS
 from components.errors import UserError
 
 TRAIN, VAL, TEST = range(len(SPLITS))
 
 
 def draw(key: bytes, seed: int) -> float:
-    """A number in [0, 1) that only `key` and `seed` determine."""
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=seed.to_bytes(8, "little")).digest()) / 2**64
+    """Return a number in [0, 1) that depends only on `key` and `seed`."""
+    salt = seed.to_bytes(8, "little")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=salt).digest()) / 2**64
 
 
-def assign(
-    given: np.ndarray, units: np.ndarray, key: Callable[[int], bytes], val_fraction: float, test_fraction: float, seed: int
+def assign_splits(
+    source_splits: np.ndarray,
+    units: np.ndarray,
+    key: Callable[[int], bytes],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
 ) -> np.ndarray:
-    """The split of each image, `int8 (N,)` of indices into `SPLITS`.
+    """Return the split of each image, `int8 (N,)` of indices into `SPLITS`.
 
-    What the source gives (`given`; NONE where it does not) stays. The rest is drawn, but no split that the source gives.
-    If the source gives a training split without validation or test, these are cut out of it. Images of one unit (`units`,
-    any integers) go together: drawn by the smallest of their rows' keys, or to where the source puts one of them.
+    Splits that the source assigns stay. The other images are drawn, but never into a validation or
+    test split that the source provides. If the source assigns every image but provides no
+    validation or no test split, the missing ones are drawn from its training split.
+
+    All images of a unit get the same split: the one that the source assigns to some of them, or
+    the one drawn with the smallest of their keys.
+
+    Args:
+        source_splits: The source's split of each image, `int (N,)`; NO_SPLIT if it assigns none.
+        units: Any integer per image, `int (N,)`; equal for images that must stay together.
+        key: Returns the bytes that an image is drawn by, given its row.
+        val_fraction: Share to draw for validation.
+        test_fraction: Share to draw for the test.
+        seed: Seed of the draw.
 
     Raises:
-        UserError: the source puts images of one unit into several splits, or a split would be empty.
+        UserError: the source puts images of one unit into several splits, or a split is empty.
     """
-    out = given.astype(np.int8)
-    has = [bool((given == split).any()) for split in range(3)]
-    open_ = given == NONE
-    if not open_.any():
-        open_ = given == TRAIN if not (has[VAL] and has[TEST]) else open_
-    shares = (0.0 if has[TEST] else test_fraction, 0.0 if has[VAL] else val_fraction)
+    provided = [bool((source_splits == split).any()) for split in range(len(SPLITS))]
+    drawable = source_splits == NO_SPLIT
+    if not drawable.any() and not (provided[VAL] and provided[TEST]):
+        drawable = source_splits == TRAIN
+    test_share = 0.0 if provided[TEST] else test_fraction
+    val_share = 0.0 if provided[VAL] else val_fraction
+
+    # Rows sorted by unit: a unit is a range of `order`, from its start to its end.
     order = np.argsort(units, kind="stable")
     starts = np.flatnonzero(np.diff(units[order], prepend=np.nan if len(order) else 0))
-    # Per unit: where the source puts it, as the lowest and highest of what it says of its images.
-    low = np.minimum.reduceat(np.where(open_, len(SPLITS), given)[order], starts)
-    place = np.maximum.reduceat(np.where(open_, NONE, given)[order], starts)
-    if len(torn := np.flatnonzero((place != NONE) & (low != place))):
-        both = f"{SPLITS[low[torn[0]]]} and {SPLITS[place[torn[0]]]}"
-        raise UserError(f"the source puts images of one group into {both}; a group belongs to one split")
     ends = np.append(starts[1:], len(order))
-    for unit in np.flatnonzero(place == NONE):
-        u = draw(min(key(row) for row in order[starts[unit] : ends[unit]]), seed)
-        place[unit] = TEST if u < shares[0] else VAL if u < sum(shares) else TRAIN
-    where = np.empty(len(order), np.int8)
-    where[order] = np.repeat(place, ends - starts)
-    out[open_] = where[open_]
-    empty = [name for split, name in enumerate(SPLITS) if not (out == split).any()]
+    unit_splits = _find_unit_splits(source_splits, drawable, order, starts)
+    for unit in np.flatnonzero(unit_splits == NO_SPLIT):
+        number = draw(min(key(row) for row in order[starts[unit] : ends[unit]]), seed)
+        if number < test_share:
+            unit_splits[unit] = TEST
+        elif number < test_share + val_share:
+            unit_splits[unit] = VAL
+        else:
+            unit_splits[unit] = TRAIN
+
+    drawn = np.empty(len(order), np.int8)
+    drawn[order] = np.repeat(unit_splits, ends - starts)
+    splits = np.where(drawable, drawn, source_splits).astype(np.int8)
+    empty = [name for split, name in enumerate(SPLITS) if not (splits == split).any()]
     if empty:
         raise UserError(
-            f"no image of {len(out):,} falls into {' and '.join(empty)}: raise preprocess.val_fraction or test_fraction, "
-            "take another seed, or bring more images"
+            f"no image of {len(splits):,} falls into {' and '.join(empty)}: raise "
+            "preprocess.val_fraction or test_fraction, take another seed, or bring more images"
         )
-    return out
+    return splits
+
+
+def _find_unit_splits(
+    source_splits: np.ndarray, drawable: np.ndarray, order: np.ndarray, starts: np.ndarray
+) -> np.ndarray:
+    """Return the split that the source assigns to each unit, NO_SPLIT if it assigns none.
+
+    Raises:
+        UserError: it assigns several to one unit.
+    """
+    lowest = np.minimum.reduceat(np.where(drawable, len(SPLITS), source_splits)[order], starts)
+    highest = np.maximum.reduceat(np.where(drawable, NO_SPLIT, source_splits)[order], starts)
+    conflicts = np.flatnonzero((highest != NO_SPLIT) & (lowest != highest))
+    if len(conflicts):
+        both = f"{SPLITS[lowest[conflicts[0]]]} and {SPLITS[highest[conflicts[0]]]}"
+        raise UserError(
+            f"the source puts images of one group into {both}; a group belongs to one split"
+        )
+    return highest

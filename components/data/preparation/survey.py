@@ -1,4 +1,4 @@
-"""Every image of a source looked at once; the accepted ones wait on disk, uniform, for what is decided about them."""
+"""Examination of a whole source: every image is decoded once, and its pixels spooled to disk."""
 
 from __future__ import annotations
 
@@ -11,158 +11,216 @@ from typing import Any
 
 import numpy as np
 
-from components.data.preparation.decoder import Rules
-from components.data.preparation.examine import FACTS, Examined, examine
-from components.data.sources.base import Entries, Entry, Refusal, Source, digest_of
+from components.data.preparation.decoder import DecoderRules
+from components.data.preparation.examine import FACTS_DTYPE, ExaminedChunk, examine
+from components.data.sources.base import (
+    ImageEntries,
+    ImageEntry,
+    ImageSource,
+    Refusal,
+    digest_source,
+)
 from components.errors import UserError
 from components.params import Preprocess
 
-# A chunk is what one task looks at: what comes out does not depend on its size, the memory of a process does.
-_CHUNK_ROWS, _CHUNK_FILE_MB, _CHUNK_PIXEL_MB = 1000, 32, 64
-# Fewer images and bytes than these are looked at sooner than other processes are started.
-_FEW_ROWS, _FEW_MB = 2000, 20
-# Larger pictures must be given a common size: whoever trains on them as they are wants another tool.
-_LARGEST = 1024
+# Bounds of a chunk, the unit of work of one task. They bound the memory of a process; the result
+# does not depend on them.
+_CHUNK_ROWS = 1000
+_CHUNK_FILE_MB = 32
+_CHUNK_PIXEL_MB = 64
+# Up to this size, examining a source takes less time than starting other processes.
+_SMALL_ROWS = 2000
+_SMALL_MB = 20
+# Largest height or width, in pixels, that images may keep without `image_size`.
+_MAX_SIDE = 1024
 
-# (function, inputs, *shared) to function(*input, *shared) of each input, in order.
-Map = Callable[..., Iterator[Any]]
+# `imap(function, inputs, *shared)` yields `function(*input, *shared)` of each input, in order.
+Imap = Callable[..., Iterator[Any]]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found. `facts` (see `examine.FACTS`) has a row for each accepted image, in the source's order; `contents` the
-    content's digest, `uint8 (N, 32)`, of every entry, zeros where it could not be read."""
+    """Results of examining a source."""
 
-    source: Source
+    source: ImageSource
     facts: np.ndarray
-    contents: np.ndarray
+    """A row per accepted image, in the order of the source; fields of `FACTS_DTYPE` but content."""
+    content_digests: np.ndarray
+    """Digest of each entry's content, `uint8 (N, 32)`; zeros if it could not be read."""
     refused: list[Refusal]
     shape: tuple[int, int, int]
+    """Height, width and channels of all images."""
     sha256: str
+    """Digest of the source."""
     spool: Path
+    """File with the pixels of the accepted images, in order and without gaps."""
 
-    def entry(self, index: int) -> Entry:
+    def get_entry(self, index: int) -> ImageEntry:
+        """Return the entry of an accepted image."""
         return self.source.entries[int(self.facts["row"][index])]
 
-    def content(self, index: int) -> str:
-        """SHA-256 of an accepted image's file."""
-        return bytes(self.contents[int(self.facts["row"][index])]).hex()
+    def get_content_digest(self, index: int) -> str:
+        """Return the SHA-256 of an accepted image's content, in hexadecimal."""
+        return bytes(self.content_digests[int(self.facts["row"][index])]).hex()
 
-    def pixels(self, indices: np.ndarray) -> np.ndarray:
-        """`uint8 (N, H, W, C)` of some of the accepted images; no others are brought into memory."""
-        out = np.empty((len(indices), *self.shape), np.uint8)
-        size = out[:1].nbytes
+    def read_pixels(self, indices: np.ndarray) -> np.ndarray:
+        """Read some of the accepted images, `uint8 (N, H, W, C)`; only these are in memory."""
+        pixels = np.empty((len(indices), *self.shape), np.uint8)
+        size = pixels[:1].nbytes
         with self.spool.open("rb", buffering=0) as file:
-            for place, index in enumerate(indices.tolist()):
-                read = os.preadv(file.fileno(), [out[place].reshape(-1)], index * size)
+            for position, index in enumerate(indices.tolist()):
+                read = os.preadv(file.fileno(), [pixels[position].reshape(-1)], index * size)
                 assert read == size, "the spool is short"
-        return out
+        return pixels
 
 
-def rules_of(settings: Preprocess, encoded: bool) -> Rules:
+def make_rules(settings: Preprocess, encoded: bool) -> DecoderRules:
+    """Return the decoder's rules. Arrays keep their channels by default; files become RGB."""
     limits = settings.limits
-    return Rules(
-        size=settings.image_size,
+    return DecoderRules(
+        image_size=settings.image_size,
         channels=settings.channels or (3 if encoded else None),
         background=settings.background,
         formats=tuple(form.upper() for form in limits.formats),
-        pixels=limits.max_megapixels * 1_000_000,
-        seconds=limits.decode_s,
-        memory=limits.decode_mb << 20,
-        strict=limits.strict_jpeg,
+        max_pixels=limits.max_megapixels * 1_000_000,
+        max_seconds=limits.decode_s,
+        max_memory=limits.decode_mb << 20,
+        strict_jpeg=limits.strict_jpeg,
     )
 
 
-def is_small(source: Source) -> bool:
-    return len(source.entries) <= _FEW_ROWS and source.entries.size <= _FEW_MB << 20
+def is_small(source: ImageSource) -> bool:
+    """Return True if examining a source takes less time than starting other processes."""
+    entries = source.entries
+    return len(entries) <= _SMALL_ROWS and entries.total_size <= _SMALL_MB << 20
 
 
 def survey(
-    source: Source, settings: Preprocess, spool: Path, run: Map, advance: Callable[[int, int], None] = lambda done, total: None
+    source: ImageSource,
+    settings: Preprocess,
+    spool: Path,
+    imap: Imap,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
-    """Looks at all images, a chunk at a time, through `run` (`here`, or `cluster.spread.stream`).
+    """Examine all images of a source, one chunk at a time.
+
+    Args:
+        spool: File to write the pixels to.
+        imap: Runs the chunks: `local_imap`, or a parallel equivalent.
+        on_progress: Called with the number of images done and in total.
 
     Raises:
-        UserError: sizes differ or are too large and `image_size` is null, nothing is left, or the disk has no room.
+        UserError: no image is usable, the disk has too little space, or `image_size` is null and
+            images differ in size or are too large.
     """
-    rules = rules_of(settings, source.encoded)
+    rules = make_rules(settings, source.encoded)
     total = len(source.entries)
-    each = _bytes_of_one(source, rules)
-    _check_room(spool, total * each)
-    refused, shapes = list(source.refused), dict[tuple[int, ...], str]()
-    # In one piece from the start, and without what is in `contents`: the driver has these of every image.
-    facts = np.zeros(total, [(name, FACTS[name]) for name in FACTS.names or () if name != "content"])
-    contents = np.zeros((total, 32), np.uint8)
-    accepted = done = 0
+    image_bytes = _count_bytes_per_image(source, rules)
+    _check_disk_space(spool, total * image_bytes)
+    refused = list(source.refused)
+    shapes: dict[tuple[int, ...], str] = {}
+    # Allocated once, and without the content digests, which are in an array of their own: the
+    # driver holds the facts of every image.
+    fields = [name for name in FACTS_DTYPE.names or () if name != "content"]
+    facts = np.zeros(total, [(name, FACTS_DTYPE[name]) for name in fields])
+    content_digests = np.zeros((total, 32), np.uint8)
+    accepted = 0
+    done = 0
     with spool.open("wb") as file:
-        result: Examined
-        for result in run(examine, _chunks(source.entries, each), source, rules):
-            shapes = result.shapes | shapes
+        chunk: ExaminedChunk
+        for chunk in imap(examine, _iter_chunks(source.entries, image_bytes), source, rules):
+            shapes = chunk.shapes | shapes
             _check_shapes(shapes)
-            file.write(result.pixels.reshape(-1).data)
-            stop = accepted + len(result.facts)
-            for name in facts.dtype.names or ():
-                facts[name][accepted:stop] = result.facts[name]
+            file.write(chunk.pixels.reshape(-1).data)
+            stop = accepted + len(chunk.facts)
+            for name in fields:
+                facts[name][accepted:stop] = chunk.facts[name]
             accepted = stop
-            contents[result.facts["row"]] = np.ascontiguousarray(result.facts["content"]).view(np.uint8).reshape(-1, 32)
-            for row, refusal, content in result.refused:
+            contiguous = np.ascontiguousarray(chunk.facts["content"])
+            content_digests[chunk.facts["row"]] = contiguous.view(np.uint8).reshape(-1, 32)
+            for row, refusal, digest in chunk.refused:
                 refused.append(refusal)
-                contents[row] = np.frombuffer(content, np.uint8)
-            done += len(result.facts) + len(result.refused)
-            advance(done, total)
+                content_digests[row] = np.frombuffer(digest, np.uint8)
+            done += len(chunk.facts) + len(chunk.refused)
+            on_progress(done, total)
     if not shapes:
         reasons = ", ".join(sorted({refusal.reason for refusal in refused}))
         raise UserError(f"{settings.source.path}: none of {total:,} images can be used ({reasons})")
     height, width, channels = next(iter(shapes))
-    raw = digest_of(source.entries, source.refused, (content.tobytes() for content in contents))
-    return Survey(source, facts[:accepted], contents, refused, (height, width, channels), raw, spool)
+    digests = (digest.tobytes() for digest in content_digests)
+    return Survey(
+        source=source,
+        facts=facts[:accepted],
+        content_digests=content_digests,
+        refused=refused,
+        shape=(height, width, channels),
+        sha256=digest_source(source.entries, source.refused, digests),
+        spool=spool,
+    )
 
 
-def here(function: Callable[..., Any], inputs: Iterable[tuple[Any, ...]], *shared: Any) -> Iterator[Any]:
-    """Does in this process what `cluster.spread.stream` does in several."""
+def local_imap(
+    function: Callable[..., Any], inputs: Iterable[tuple[Any, ...]], *shared: Any
+) -> Iterator[Any]:
+    """Yield `function(*input, *shared)` of each input in order, computed in this process."""
     return (function(*values, *shared) for values in inputs)
 
 
-def _bytes_of_one(source: Source, rules: Rules) -> int:
-    """Bytes of an image made uniform: where no size is set, those of the first that can be used, for all must be alike."""
-    if rules.size:
-        return rules.size**2 * (rules.channels or 3)
+def _count_bytes_per_image(source: ImageSource, rules: DecoderRules) -> int:
+    """Return the bytes of an image's pixels.
+
+    Without `image_size`, all images must have the shape of the first usable one, which is decoded.
+    """
+    if rules.image_size:
+        return rules.image_size**2 * (rules.channels or 3)
     for row, entry in enumerate(source.entries):
-        found = examine(row, [entry], source, rules)
-        if len(found.facts):
-            _check_shapes(found.shapes)
-            return found.pixels.nbytes
+        chunk = examine(row, [entry], source, rules)
+        if len(chunk.facts):
+            _check_shapes(chunk.shapes)
+            return chunk.pixels.nbytes
     return 1
 
 
-def _chunks(entries: Entries, each: int) -> Iterator[tuple[int, list[Entry]]]:
-    most = max(1, min(_CHUNK_ROWS, (_CHUNK_PIXEL_MB << 20) // each))
-    start, size = 0, 0
+def _iter_chunks(entries: ImageEntries, image_bytes: int) -> Iterator[tuple[int, list[ImageEntry]]]:
+    """Yield consecutive chunks of the entries, each with the row of its first entry."""
+    max_rows = max(1, min(_CHUNK_ROWS, (_CHUNK_PIXEL_MB << 20) // image_bytes))
+    start = 0
+    size = 0
     for row, entry in enumerate(entries):
-        if row > start and (row - start == most or size + entry.size > _CHUNK_FILE_MB << 20):
+        full = row - start == max_rows or size + entry.size > _CHUNK_FILE_MB << 20
+        if row > start and full:
             yield start, entries[start:row]
-            start, size = row, 0
+            start = row
+            size = 0
         size += entry.size
     if start < len(entries):
         yield start, entries[start:]
 
 
 def _check_shapes(shapes: dict[tuple[int, ...], str]) -> None:
+    """Raise `UserError` if there are several shapes, or a shape is too large."""
     if len(shapes) > 1:
-        some = ", ".join(f"{name} ({'x'.join(map(str, shape))})" for shape, name in sorted(shapes.items())[:3])
-        wanted = "image_size" if len({shape[:2] for shape in shapes}) > 1 else "channels"
-        raise UserError(f"images differ in height, width or channels: {some}; set preprocess.{wanted} in params.yaml")
+        examples = ", ".join(
+            f"{name} ({'x'.join(map(str, shape))})" for shape, name in sorted(shapes.items())[:3]
+        )
+        parameter = "image_size" if len({shape[:2] for shape in shapes}) > 1 else "channels"
+        raise UserError(
+            f"images differ in height, width or channels: {examples}; "
+            f"set preprocess.{parameter} in params.yaml"
+        )
     for shape, name in shapes.items():
-        if max(shape[:2]) > _LARGEST:
+        if max(shape[:2]) > _MAX_SIDE:
             raise UserError(
-                f"{name} has {shape[0]} x {shape[1]} pixels; set preprocess.image_size in params.yaml (up to {_LARGEST})"
+                f"{name} has {shape[0]} x {shape[1]} pixels; "
+                f"set preprocess.image_size in params.yaml (up to {_MAX_SIDE})"
             )
 
 
-def _check_room(spool: Path, needed: int) -> None:
+def _check_disk_space(spool: Path, needed: int) -> None:
+    """Raise `UserError` if the spool and the shards, of `needed` bytes each, do not fit."""
     free = shutil.disk_usage(spool.parent).free
     if 2 * needed > free:
         raise UserError(
-            f"{spool.parent}: decoded images and shards need {2 * needed >> 20:,} MiB of disk, {free >> 20:,} are free; "
-            "make room or lower preprocess.image_size"
+            f"{spool.parent}: decoded images and shards need {2 * needed >> 20:,} MiB of disk, "
+            f"{free >> 20:,} are free; make room or lower preprocess.image_size"
         )

@@ -1,49 +1,76 @@
-"""The table of sources. To add one: a module with a `Source`, a line here, a section in `components.params`."""
+"""Kinds of image sources, and the function that opens the configured one.
+
+A new kind needs a module with an `ImageSource`, a `case` here and a section in `components.params`.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from components.data.sources.archive import is_archive, unpack
-from components.data.sources.base import Source
-from components.data.sources.csv_file import CsvFile
-from components.data.sources.idx import Idx
-from components.data.sources.image_folder import ImageFolder
-from components.data.sources.parquet_file import ParquetFile
-from components.data.sources.torchvision_set import TorchvisionSet
-from components.data.sources.tree import Tree, open_tree
-from components.params import CsvSource, IdxSource, ImageFolderSource, Limits, ParquetSource, TorchvisionSource
-from components.params import Source as Settings
-
-_READERS: dict[type, Callable[[Any, Limits], Source]] = {
-    IdxSource: lambda s, limits: Idx(Path(s.path)),
-    ParquetSource: lambda s, limits: ParquetFile(s, limits.max_file_mb),
-    TorchvisionSource: lambda s, limits: TorchvisionSet(s),
-}
-_TREE_READERS: dict[type, Callable[[Any, Tree, Limits], Source]] = {
-    ImageFolderSource: lambda s, tree, limits: ImageFolder(tree, limits.max_file_mb),
-    CsvSource: lambda s, tree, limits: CsvFile(tree, s, limits.max_file_mb),
-}
+from components.data.sources.base import ImageSource
+from components.data.sources.csv_file import CsvImageSource
+from components.data.sources.idx import IdxImageSource
+from components.data.sources.image_folder import FolderImageSource
+from components.data.sources.parquet_file import ParquetImageSource
+from components.data.sources.torchvision_set import TorchvisionImageSource
+from components.data.sources.tree import open_tree
+from components.params import (
+    CsvSource,
+    IdxSource,
+    ImageFolderSource,
+    Limits,
+    ParquetSource,
+    Source,
+    TorchvisionSource,
+)
 
 
-def load(source: Settings, limits: Limits | None = None, scratch: Path | None = None) -> Source:
-    """Lists a source; its images are read later. An archive is unpacked below `scratch`, for as long as the
-    source lives.
+def open_source(
+    settings: Source, limits: Limits | None = None, scratch: Path | None = None
+) -> ImageSource:
+    """List the images of a source; their content is read later.
+
+    Args:
+        limits: Bounds on files and archives; the defaults if None.
+        scratch: Folder below which an archive is unpacked. The files are deleted with the source.
 
     Raises:
         UserError: the source is missing, malformed or beyond `limits`.
     """
     limits = limits or Limits()
-    if type(source) in _READERS:
-        return _READERS[type(source)](source, limits)
-    if not is_archive(source.path):
-        return _TREE_READERS[type(source)](source, open_tree(source.path), limits)
+    match settings:
+        case IdxSource():
+            return IdxImageSource(Path(settings.path))
+        case ParquetSource():
+            return ParquetImageSource(settings, limits.max_file_mb)
+        case TorchvisionSource():
+            return TorchvisionImageSource(settings)
+        case ImageFolderSource() | CsvSource():
+            return _open_files(settings, limits, scratch)
+
+
+def _open_files(
+    settings: ImageFolderSource | CsvSource, limits: Limits, scratch: Path | None
+) -> ImageSource:
+    """Open a source of single files, in a folder or in an archive."""
+    if not is_archive(settings.path):
+        return _open_folder(settings, settings.path, limits)
     folder = tempfile.TemporaryDirectory(dir=scratch)
-    refused = unpack(source.path, Path(folder.name), limits)
-    found = _TREE_READERS[type(source)](source, open_tree(folder.name), limits)
-    found.refused += refused
-    found.unpacked = folder
-    return found
+    refused = unpack(settings.path, Path(folder.name), limits)
+    source = _open_folder(settings, folder.name, limits)
+    source.refused += refused
+    source.archive_folder = folder
+    return source
+
+
+def _open_folder(
+    settings: ImageFolderSource | CsvSource, location: str, limits: Limits
+) -> ImageSource:
+    tree = open_tree(location)
+    match settings:
+        case ImageFolderSource():
+            return FolderImageSource(tree, limits.max_file_mb)
+        case CsvSource():
+            return CsvImageSource(tree, settings, limits.max_file_mb)

@@ -1,4 +1,4 @@
-"""Tar and zip archives, unpacked as if they came from an enemy."""
+"""Unpacking of untrusted tar and zip archives."""
 
 from __future__ import annotations
 
@@ -6,36 +6,44 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import fsspec
 
-from components.data.sources.base import Refusal, printable
+from components.data.sources.base import Refusal, is_printable
 from components.errors import UserError
 from components.params import Limits
 
-_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
-_CHUNK = 1 << 20
+_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+_READ_BYTES = 1 << 20
+# A smaller archive counts as this size when the unpacked bytes per packed byte are limited.
+_MIN_PACKED_BYTES = 4096
 
 
 class _Member(NamedTuple):
+    """One member of a tar or zip archive."""
+
     name: str
-    regular: bool
-    folder: bool
-    open: Callable[[], IO[bytes]]
+    is_regular: bool
+    is_folder: bool
+    open: Callable[[], IO[bytes] | None]
 
 
 def is_archive(location: str) -> bool:
-    return location.lower().endswith(_ENDINGS)
+    """Return True if a path or URL ends like a tar or zip archive."""
+    return location.lower().endswith(_SUFFIXES)
 
 
 def unpack(location: str, folder: Path, limits: Limits) -> list[Refusal]:
-    """Writes the regular members below `folder` and returns those refused: links, devices, paths that are absolute, lead
-    upwards or stand twice. Nothing is written outside, no mode, owner or time is taken over.
+    """Write the regular members of an archive below `folder`, and return the refused members.
+
+    Refused are links, devices, duplicates, and paths that are absolute or contain `..`. Nothing is
+    written outside `folder`. Modes, owners and times are not restored.
 
     Raises:
-        UserError: it cannot be read, or holds more members or bytes, or is packed more densely, than `limits` allow.
+        UserError: the archive cannot be read, or exceeds `limits` in members, bytes or ratio.
     """
     refused: list[Refusal] = []
     written = 0
@@ -43,57 +51,95 @@ def unpack(location: str, folder: Path, limits: Limits) -> list[Refusal]:
         with fsspec.open(location, "rb") as file:
             packed = file.seek(0, 2)
             file.seek(0)
-            most = min(int(limits.archive_gb * (1 << 30)), int(limits.archive_ratio * max(packed, 4096)))
-            for count, member in enumerate(_members(file, location), 1):
+            max_bytes = min(
+                int(limits.archive_gb * (1 << 30)),
+                int(limits.archive_ratio * max(packed, _MIN_PACKED_BYTES)),
+            )
+            for count, member in enumerate(_iter_members(file, location), 1):
                 if count > limits.archive_files:
-                    raise UserError(f"{location} has more members than preprocess.limits.archive_files ({count - 1:,}) allows")
-                why = _objection(member, folder)
-                if why:
-                    refused.append(Refusal(member.name if printable(member.name) else ascii(member.name)[1:-1], *why))
-                elif not member.folder:
-                    written += _write(member, folder / member.name, most - written, location)
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+                    raise UserError(
+                        f"{location} has more members than preprocess.limits.archive_files "
+                        f"({count - 1:,}) allows"
+                    )
+                refusal = _check_member(member, folder)
+                if refusal:
+                    refused.append(refusal)
+                elif not member.is_folder:
+                    target = folder / member.name
+                    written += _write_member(member, target, max_bytes - written, location)
+    except (
+        OSError,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
         raise UserError(f"{location} cannot be unpacked: {error}") from None
     return refused
 
 
-def _members(file: IO[bytes], location: str) -> Iterator[_Member]:
+def _iter_members(file: IO[bytes], location: str) -> Iterator[_Member]:
     if location.lower().endswith(".zip"):
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
-                kind = info.external_attr >> 28  # the file type of Unix, 0 where the archiver had none
-                yield _Member(info.filename, kind in (0, 0o10), info.is_dir(), lambda i=info: archive.open(i))  # type: ignore[misc]
+                # The file type of Unix; 0 if the archiver did not record it.
+                file_type = info.external_attr >> 28
+                yield _Member(
+                    name=info.filename,
+                    is_regular=file_type in (0, 0o10),
+                    is_folder=info.is_dir(),
+                    open=partial(archive.open, info),
+                )
     else:
-        with tarfile.open(fileobj=file, mode="r|*") as archive:
-            for item in archive:
-                yield _Member(item.name, item.isreg(), item.isdir(), lambda i=item: archive.extractfile(i))  # type: ignore[misc, arg-type]
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
+            for item in tar:
+                yield _Member(
+                    name=item.name,
+                    is_regular=item.isreg(),
+                    is_folder=item.isdir(),
+                    open=partial(tar.extractfile, item),
+                )
 
 
-def _objection(member: _Member, folder: Path) -> tuple[str, str] | None:
-    if member.folder:
-        return None  # made when something is in it
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name or not path.parts:
-        return "outside", "the member's path is absolute or leads upwards"
-    if not printable(member.name):
-        return "name", "the name is not printable text"
-    if not member.regular:
-        return "not a file", "the member is a link or a device"
-    target = folder / member.name
+def _check_member(member: _Member, folder: Path) -> Refusal | None:
+    """Return the reason not to write a member below `folder`, or None."""
+    if member.is_folder:
+        return None  # Folders are created with the first file in them.
+    name = member.name
+    path = PurePosixPath(name)
+    printable = is_printable(name)
+    shown = name if printable else ascii(name)[1:-1]
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        return Refusal(shown, "outside", "the member's path is absolute or leads upwards")
+    if not printable:
+        return Refusal(shown, "name", "the name is not printable text")
+    if not member.is_regular:
+        return Refusal(shown, "not a file", "the member is a link or a device")
+    target = folder / name
     if target.exists() or any(parent.is_file() for parent in target.parents if parent != folder):
-        return "listed twice", "an earlier member has that path"
+        return Refusal(shown, "listed twice", "an earlier member has that path")
     return None
 
 
-def _write(member: _Member, target: Path, room: int, location: str) -> int:
+def _write_member(member: _Member, target: Path, max_bytes: int, location: str) -> int:
+    """Write one member and return its size in bytes.
+
+    Raises:
+        UserError: it is larger than `max_bytes`.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     size = 0
-    with member.open() as source, target.open("xb") as file:
-        while data := source.read(_CHUNK):
+    source = member.open()
+    assert source is not None, "a regular member has content"
+    with source, target.open("xb") as file:
+        while data := source.read(_READ_BYTES):
             size += len(data)
-            if size > room:
+            if size > max_bytes:
                 raise UserError(
-                    f"{location} unpacks to more than preprocess.limits.archive_gb or archive_ratio allow (at {member.name}); "
+                    f"{location} unpacks to more than preprocess.limits.archive_gb or "
+                    f"archive_ratio allow (at {member.name}); "
                     "raise the limit if the archive is to be trusted"
                 )
             file.write(data)

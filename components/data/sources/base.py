@@ -1,4 +1,4 @@
-"""What a source is: entries that name images, and a way to their content."""
+"""The interface of an image source: a list of labelled images and a way to read their content."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 SPLITS = ("train", "val", "test")
-# In place of an index into SPLITS: in none of them, or not said.
-NONE = -1
+# Used instead of an index into SPLITS: the image is in no split, or the source does not assign one.
+NO_SPLIT = -1
 
 
-class Entry(NamedTuple):
-    """One image of a source. `id` is unique and printable, and the source's own way to it; `size` in bytes, if known."""
+class ImageEntry(NamedTuple):
+    """One image of a source.
+
+    `id` is unique and printable, and the source reads the image by it. `split` and `group` are
+    empty if the source assigns none. `size` is in bytes, 0 if unknown.
+    """
 
     id: str
     label: str
@@ -27,82 +31,98 @@ class Entry(NamedTuple):
     size: int = 0
 
 
-class Names:
-    """Strings that repeat, as numbers (`codes`) into those that there are (`names`)."""
+class CategoricalColumn:
+    """A column of strings, stored as integer `codes` into its distinct values (`categories`)."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self._number: dict[str, int] = {}
+        self.categories: list[str] = []
+        self._code_of: dict[str, int] = {}
         self._codes = array("i")
 
-    def append(self, name: str) -> None:
-        number = self._number.setdefault(name, len(self.names))
-        if number == len(self.names):
-            self.names.append(name)
-        self._codes.append(number)
+    def append(self, value: str) -> None:
+        code = self._code_of.setdefault(value, len(self.categories))
+        if code == len(self.categories):
+            self.categories.append(value)
+        self._codes.append(code)
 
     def __getitem__(self, row: int) -> str:
-        return self.names[self._codes[row]]
+        return self.categories[self._codes[row]]
 
     @property
     def codes(self) -> np.ndarray:
-        """`int32 (N,)`."""
+        """Index into `categories` of each row, `int32 (N,)`."""
         return np.array(self._codes, np.int32)
 
 
-class Entries(Sequence[Entry]):
-    """Entries, packed: the driver holds all of a source's, and as tuples of strings they would take five times the memory."""
+class ImageEntries(Sequence[ImageEntry]):
+    """A compact sequence of entries.
 
-    def __init__(self, rows: Iterable[Entry] = ()) -> None:
-        self.labels, self.groups = Names(), Names()
-        self._ids, self._ends, self._splits, self._sizes = bytearray(), array("q"), array("b"), array("q")
-        self.extend(rows)
+    The driver holds every entry of a source. Tuples of strings would take five times the memory.
+    """
 
-    def extend(self, rows: Iterable[Entry]) -> None:
-        for row in rows:
-            self.append(row)
+    def __init__(self, entries: Iterable[ImageEntry] = ()) -> None:
+        self.labels = CategoricalColumn()
+        self.groups = CategoricalColumn()
+        self._ids = bytearray()
+        self._id_ends = array("q")
+        self._splits = array("b")
+        self._sizes = array("q")
+        self.extend(entries)
 
-    def append(self, row: Entry) -> None:
-        self._ids += row.id.encode("utf-8", "surrogateescape")
-        self._ends.append(len(self._ids))
-        self._splits.append(SPLITS.index(row.split) if row.split else NONE)
-        self._sizes.append(row.size)
-        self.labels.append(row.label)
-        self.groups.append(row.group)
+    def extend(self, entries: Iterable[ImageEntry]) -> None:
+        for entry in entries:
+            self.append(entry)
+
+    def append(self, entry: ImageEntry) -> None:
+        self._ids += entry.id.encode("utf-8", "surrogateescape")
+        self._id_ends.append(len(self._ids))
+        self._splits.append(SPLITS.index(entry.split) if entry.split else NO_SPLIT)
+        self._sizes.append(entry.size)
+        self.labels.append(entry.label)
+        self.groups.append(entry.group)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._id_ends)
 
     @overload
-    def __getitem__(self, at: int) -> Entry: ...
+    def __getitem__(self, index: int) -> ImageEntry: ...
     @overload
-    def __getitem__(self, at: slice) -> list[Entry]: ...
-    def __getitem__(self, at: int | slice) -> Entry | list[Entry]:
-        if isinstance(at, slice):
-            return [self[row] for row in range(len(self))[at]]
-        row = range(len(self))[at]
-        name = self._ids[self._ends[row - 1] if row else 0 : self._ends[row]].decode("utf-8", "surrogateescape")
+    def __getitem__(self, index: slice) -> list[ImageEntry]: ...
+    def __getitem__(self, index: int | slice) -> ImageEntry | list[ImageEntry]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        row = range(len(self))[index]
+        start = self._id_ends[row - 1] if row else 0
         split = self._splits[row]
-        return Entry(name, self.labels[row], "" if split == NONE else SPLITS[split], self.groups[row], self._sizes[row])
+        return ImageEntry(
+            id=self._ids[start : self._id_ends[row]].decode("utf-8", "surrogateescape"),
+            label=self.labels[row],
+            split="" if split == NO_SPLIT else SPLITS[split],
+            group=self.groups[row],
+            size=self._sizes[row],
+        )
 
     @property
     def splits(self) -> np.ndarray:
-        """`int8 (N,)`, indices into SPLITS, NONE where the source gives none."""
+        """Index into SPLITS of each entry, `int8 (N,)`; NO_SPLIT where the source assigns none."""
         return np.array(self._splits, np.int8)
 
     @property
-    def size(self) -> int:
-        """Bytes, as far as known."""
+    def total_size(self) -> int:
+        """Sum of the known sizes, in bytes."""
         return sum(self._sizes)
 
 
-def number_of(entry: Entry) -> int:
-    """Row of an image whose id ends with it, `train/17`."""
+def parse_row_number(entry: ImageEntry) -> int:
+    """Return the number that ends an id such as `train/17`: the row of the image in its file."""
     return int(entry.id.rpartition("/")[2])
 
 
 class Refusal(NamedTuple):
-    """An image that is not used, and why: a line of `quarantine.csv`. `digest` is its content's SHA-256, if it was read."""
+    """An image that is not used, and the reason; one line of `quarantine.csv`.
+
+    `digest` is the SHA-256 of the content, empty if the content was not read.
+    """
 
     path: str
     reason: str
@@ -110,57 +130,83 @@ class Refusal(NamedTuple):
     digest: str = ""
 
 
-class Source(ABC):
-    """A set of labelled images. To add a kind: a module with a subclass, a line in `components.data.sources`, a section in
-    `components.params`."""
+class ImageSource(ABC):
+    """A set of labelled images.
 
-    entries: Entries
+    A new kind of source needs a module with a subclass, a `case` in `components.data.sources`, and
+    a section in `components.params`.
+    """
+
+    entries: ImageEntries
     refused: list[Refusal]
-    # The order of the classes; empty: that of their names.
+    # Classes in the order of their label numbers. If empty, they are sorted by name.
     classes: Sequence[str] = ()
-    # The list of classes is the source's own, and stands even where there is no image of one.
-    complete: bool = False
-    # Names that hold no image at all.
-    empty: Sequence[str] = ()
-    # Content is encoded image files, decoded apart; else arrays.
+    # True if `classes` is the source's official list, which keeps a class without images.
+    fixed_classes: bool = False
+    # Classes that the source names but has no image of.
+    empty_classes: Sequence[str] = ()
+    # True if content is encoded image files, which the sandbox decodes; False if it is arrays.
     encoded: bool = True
-    # Where an archive's files are; gone with the source.
-    unpacked: TemporaryDirectory[str] | None = None
-    # Another process, on whatever node, can read it.
+    # Folder of an unpacked archive. It is deleted with the source.
+    archive_folder: TemporaryDirectory[str] | None = None
+    # True if a process on any node can read the source.
     shareable: bool = True
 
     @abstractmethod
-    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
-        """The content of each: an image file, or `uint8 (H, W, C)`, or why there is none. Called in several processes."""
+    def read(self, entries: Sequence[ImageEntry]) -> Iterator[bytes | np.ndarray | Refusal]:
+        """Yield the content of each entry, in order. Called in several processes.
+
+        Content is an image file, an array `uint8 (H, W, C)`, or a refusal if it cannot be read.
+        """
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process reads what it is told to; the list would be a weight on every task."""
-        kept_here = ("entries", "refused", "classes", "empty", "unpacked")
-        return {key: value for key, value in vars(self).items() if key not in kept_here}
+        """Return the state without the lists of entries.
+
+        Tasks receive the entries that they read. The whole list would be sent with every source.
+        """
+        driver_only = ("entries", "refused", "classes", "empty_classes", "archive_folder")
+        return {key: value for key, value in vars(self).items() if key not in driver_only}
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the content: ids, labels, given splits and groups, and each image, however files held them."""
-        return digest_of(self.entries, self.refused, map(content_digest, self.read(self.entries)))
+        """Digest of the source, as `digest_source` defines it. Reads every image."""
+        digests = map(digest_content, self.read(self.entries))
+        return digest_source(self.entries, self.refused, digests)
 
 
-def content_digest(content: bytes | np.ndarray | Refusal) -> bytes:
-    if isinstance(content, np.ndarray):
-        return hashlib.sha256(repr(content.shape).encode() + np.ascontiguousarray(content).tobytes()).digest()
-    return hashlib.sha256(content).digest() if isinstance(content, bytes) else bytes(32)
+def digest_content(content: bytes | np.ndarray | Refusal) -> bytes:
+    """Return the SHA-256 of a file or of an array with its shape; zeros for a refusal."""
+    match content:
+        case Refusal():
+            return bytes(32)
+        case np.ndarray():
+            pixels = np.ascontiguousarray(content).tobytes()
+            return hashlib.sha256(repr(content.shape).encode() + pixels).digest()
+        case _:
+            return hashlib.sha256(content).digest()
 
 
-def digest_of(entries: Iterable[Entry], refused: Iterable[Refusal], contents: Iterable[bytes]) -> str:
-    """Digest of a source, given that of each entry's content (zeros where it could not be read)."""
+def digest_source(
+    entries: Iterable[ImageEntry], refused: Iterable[Refusal], content_digests: Iterable[bytes]
+) -> str:
+    """Return the SHA-256 of a source, in hexadecimal.
+
+    It covers ids, labels, assigned splits, groups, the content of each image and the paths of
+    refused files. It does not depend on the files in which the images are stored.
+
+    Args:
+        content_digests: `digest_content` of each entry.
+    """
     digest = hashlib.sha256()
-    for entry, content in zip(entries, contents, strict=True):
-        digest.update("\0".join([entry.id, entry.label, entry.split, entry.group, ""]).encode("utf-8", "surrogateescape"))
+    for entry, content in zip(entries, content_digests, strict=True):
+        fields = "\0".join([entry.id, entry.label, entry.split, entry.group, ""])
+        digest.update(fields.encode("utf-8", "surrogateescape"))
         digest.update(content)
     for path in sorted(refusal.path for refusal in refused):
         digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
 
 
-def printable(name: str) -> bool:
-    """Whether a name is text that a table, a terminal and a manifest can carry."""
+def is_printable(name: str) -> bool:
+    """Return True if a name is text that can stand in a table, a terminal and a manifest."""
     return name.isprintable() and not any("\ud800" <= character <= "\udfff" for character in name)

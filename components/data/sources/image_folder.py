@@ -1,4 +1,4 @@
-"""A directory per class, perhaps below directories for the splits."""
+"""The `image_folder` source: a folder per class, optionally inside a folder per split."""
 
 from __future__ import annotations
 
@@ -6,44 +6,63 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from components.data.sources.base import SPLITS, Entries, Entry, Refusal, Source
-from components.data.sources.tree import Tree
+from components.data.sources.base import (
+    SPLITS,
+    ImageEntries,
+    ImageEntry,
+    ImageSource,
+    Refusal,
+)
+from components.data.sources.tree import FileTree
 from components.errors import UserError
 
-_LAYER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# Accepted folder names of splits -> split.
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 
-class ImageFolder(Source):
-    """Classes are the directories' names. The files of directories within a class belong to it.
+class FolderImageSource(ImageSource):
+    """Images in class folders. Files in subfolders of a class folder belong to that class.
 
-    The directories are taken for splits if all of them are called train, val (valid, validation) or test, and train is
-    among them.
+    The top folders are splits if all of them are named train, val (valid, validation) or test, and
+    train is among them.
 
     Raises:
-        UserError: there is no directory, or no file in any.
+        UserError: no file is in a class folder.
     """
 
-    def __init__(self, tree: Tree, max_file_mb: int) -> None:
-        self.tree, self.limit, self.shareable = tree, max_file_mb << 20, tree.shareable
-        files, self.refused, folders = tree.walk()
-        top = {folder for folder in folders if "/" not in folder}
-        layered = "train" in top and top <= set(_LAYER)
-        depth = 2 if layered else 1
-        self.entries = Entries()
-        for path, size in files:
+    def __init__(self, tree: FileTree, max_file_mb: int) -> None:
+        self.tree = tree
+        self.max_file_bytes = max_file_mb << 20
+        self.shareable = tree.shareable
+        listing = tree.list_files()
+        self.refused = listing.refused
+        top = {folder for folder in listing.folders if "/" not in folder}
+        has_splits = "train" in top and top <= set(_SPLIT_FOLDERS)
+        depth = 2 if has_splits else 1
+        self.entries = ImageEntries()
+        for path, size in listing.files:
             parts = path.split("/")
             if len(parts) <= depth:
                 self.refused.append(Refusal(path, "no class", "it is in no class's folder"))
                 continue
-            split = _LAYER[parts[0]] if layered else ""
-            self.entries.append(Entry(path, parts[depth - 1], split, size=size))
+            split = _SPLIT_FOLDERS[parts[0]] if has_splits else ""
+            self.entries.append(ImageEntry(path, parts[depth - 1], split, size=size))
         if not self.entries:
             raise UserError(
-                "preprocess.source: no file in a class's folder; image_folder wants a folder per class, "
+                "preprocess.source: no file in a class's folder; "
+                "image_folder wants a folder per class, "
                 f"or {', '.join(SPLITS)} folders with a folder per class in each"
             )
-        named = {folder.split("/")[-1] for folder in folders if folder.count("/") == depth - 1}
-        self.empty = sorted(named - {*self.entries.labels.names})
+        class_folders = {
+            folder.split("/")[-1] for folder in listing.folders if folder.count("/") == depth - 1
+        }
+        self.empty_classes = sorted(class_folders - {*self.entries.labels.categories})
 
-    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
-        return (self.tree.read(entry.id, self.limit) for entry in entries)
+    def read(self, entries: Sequence[ImageEntry]) -> Iterator[bytes | np.ndarray | Refusal]:
+        return (self.tree.read(entry.id, self.max_file_bytes) for entry in entries)

@@ -1,4 +1,4 @@
-"""Parquet files of images and labels."""
+"""The `parquet` source: Parquet files of encoded images or arrays, with their labels."""
 
 from __future__ import annotations
 
@@ -10,104 +10,178 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.sources.base import Entry, Refusal, Source, number_of
-from components.data.sources.table import check_columns, check_splits, in_order, sorted_out
-from components.data.sources.tree import too_large
+from components.data.sources.base import ImageEntry, ImageSource, Refusal, parse_row_number
+from components.data.sources.table import (
+    check_columns,
+    check_splits,
+    separate_invalid,
+    sort_class_names,
+)
+from components.data.sources.tree import refuse_large_file
 from components.errors import UserError
 from components.params import ParquetSource
 
-_BATCH = 64
+_ROWS_PER_READ = 64
 
 
-class ParquetFile(Source):
-    """Ids are `file/row`.
+class ParquetImageSource(ImageSource):
+    """Images in one Parquet file or in a folder of them. An image's id is `file/row`.
 
     Raises:
-        UserError: no file, not Parquet, columns that lack, differ between the files or cannot be images.
+        UserError: no file, a file that is not Parquet, missing columns, or image columns that hold
+            no images or differ in kind between the files.
     """
 
     def __init__(self, settings: ParquetSource, max_file_mb: int) -> None:
         import fsspec
 
-        self.settings, self.limit, s = settings, max_file_mb << 20, settings
-        self.fs, root = fsspec.core.url_to_fs(s.path)
+        self.settings = settings
+        self.max_file_bytes = max_file_mb << 20
+        self.fs, root = fsspec.core.url_to_fs(settings.path)
+        # Each process has its own `memory://`.
         self.shareable = "memory" not in self.fs.protocol
-        paths = [root] if self.fs.isfile(root) else sorted(self.fs.glob(f"{root}/**/*.parquet"))
+        self.paths = self._find_files(root)
+        rows: list[ImageEntry] = []
+        encoded: set[bool] = set()
+        for name, path in self.paths.items():
+            table, is_encoded = self._read_table(path)
+            rows += self._to_entries(name, path, table)
+            encoded.add(is_encoded)
+        if len(encoded) > 1:
+            raise UserError(
+                f"{settings.path}: some files hold arrays and some encoded images; "
+                "all must hold the same"
+            )
+        self.encoded = encoded.pop()
+        self.entries, self.refused = separate_invalid(rows)
+        self.classes = sort_class_names(self.entries.labels.categories)
+
+    def _find_files(self, root: str) -> dict[str, str]:
+        """Return name -> path of each file; names are relative to the configured folder."""
+        if self.fs.isfile(root):
+            return {root.rsplit("/", 1)[-1]: root}
+        paths = sorted(self.fs.glob(f"{root}/**/*.parquet"))
         if not paths:
-            raise UserError(f"preprocess.source.path: {s.path} is no Parquet file and has none in it")
-        names = {key: getattr(s, key) for key in ("image_column", "label_column", "split_column", "group_column")}
-        kinds, rows = set(), []
-        self.paths: dict[str, str] = {}
-        for path in paths:
-            try:
-                with self.fs.open(path, "rb") as file:
-                    opened = pq.ParquetFile(file)
-                    check_columns(path, names, opened.schema_arrow.names)
-                    kinds.add(_is_encoded(path, opened.schema_arrow.field(s.image_column).type))
-                    wanted = list(dict.fromkeys(name for key, name in names.items() if name and key != "image_column"))
-                    table = opened.read(wanted).to_pandas().fillna("").astype(str)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise UserError(f"{path} cannot be read as Parquet: {error}") from None
-            name = path.rsplit("/", 1)[-1] if path == root else path[len(root) :].lstrip("/")
-            self.paths[name] = path
-            blank = pd.Series("", index=table.index)
-            split = table[s.split_column] if s.split_column else blank
-            check_splits(path, split)
-            columns = (table[s.label_column], split, table[s.group_column] if s.group_column else blank)
-            rows += [Entry(f"{name}/{n:08d}", *rest) for n, rest in enumerate(zip(*columns, strict=True))]
-        if len(kinds) > 1:
-            raise UserError(f"{s.path}: some files hold arrays and some encoded images; all must hold the same")
-        self.encoded = kinds.pop()
-        self.entries, self.refused = sorted_out(rows)
-        self.classes = in_order({*self.entries.labels.names})
+            raise UserError(
+                f"preprocess.source.path: {self.settings.path} is no Parquet file "
+                "and has none in it"
+            )
+        return {path[len(root) :].lstrip("/"): path for path in paths}
 
-    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | np.ndarray | Refusal]:
-        for name, rows in groupby(entries, lambda entry: entry.id.rpartition("/")[0]):
-            wanted = list(rows)
-            with self.fs.open(self.paths[name], "rb") as file:
-                cells = _cells(pq.ParquetFile(file), self.settings.image_column, [number_of(entry) for entry in wanted])
-                for entry, cell in zip(wanted, cells, strict=True):
-                    yield self._content(entry.id, cell)
+    def _read_table(self, path: str) -> tuple[pd.DataFrame, bool]:
+        """Return the configured columns of a file, except the images, as strings.
 
-    def _content(self, name: str, cell: pa.Scalar) -> bytes | np.ndarray | Refusal:
-        if self.encoded:
-            data = cell["bytes"].as_py() if pa.types.is_struct(cell.type) else cell.as_py()
-            if data is None:
-                return Refusal(name, "empty", "no bytes")
-            return too_large(name, len(data), self.limit) if len(data) > self.limit else data
+        The second value is True if the images are encoded.
+        """
+        settings = self.settings
+        columns = {
+            "image_column": settings.image_column,
+            "label_column": settings.label_column,
+            "split_column": settings.split_column,
+            "group_column": settings.group_column,
+        }
         try:
-            pixels = cell.to_numpy() if isinstance(cell.type, pa.FixedShapeTensorType) else np.array(cell.as_py(), np.uint8)
-        except (ValueError, TypeError, OverflowError) as error:
-            return Refusal(name, "not an image", f"its lists are no array of unsigned bytes: {error}")
-        if pixels.ndim not in (2, 3) or not pixels.size:
-            return Refusal(name, "not an image", f"an array of shape {pixels.shape}; (H, W) or (H, W, C) is needed")
-        return pixels.reshape(*pixels.shape[:2], -1)
+            with self.fs.open(path, "rb") as file:
+                parquet = pq.ParquetFile(file)
+                check_columns(path, columns, parquet.schema_arrow.names)
+                image_type = parquet.schema_arrow.field(settings.image_column).type
+                encoded = _is_encoded(path, image_type)
+                names = [name for key, name in columns.items() if name and key != "image_column"]
+                table = parquet.read(list(dict.fromkeys(names))).to_pandas()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path} cannot be read as Parquet: {error}") from None
+        return table.fillna("").astype(str), encoded
+
+    def _to_entries(self, name: str, path: str, table: pd.DataFrame) -> Iterator[ImageEntry]:
+        settings = self.settings
+        blank = pd.Series("", index=table.index)
+        splits = table[settings.split_column] if settings.split_column else blank
+        check_splits(path, splits)
+        groups = table[settings.group_column] if settings.group_column else blank
+        columns = zip(table[settings.label_column], splits, groups, strict=True)
+        for row, (label, split, group) in enumerate(columns):
+            yield ImageEntry(f"{name}/{row:08d}", label, split, group)
+
+    def read(self, entries: Sequence[ImageEntry]) -> Iterator[bytes | np.ndarray | Refusal]:
+        for name, group in groupby(entries, lambda entry: entry.id.rpartition("/")[0]):
+            file_entries = list(group)
+            rows = [parse_row_number(entry) for entry in file_entries]
+            with self.fs.open(self.paths[name], "rb") as file:
+                cells = _read_cells(pq.ParquetFile(file), self.settings.image_column, rows)
+                for entry, cell in zip(file_entries, cells, strict=True):
+                    yield self._to_content(entry.id, cell)
+
+    def _to_content(self, name: str, cell: pa.Scalar) -> bytes | np.ndarray | Refusal:
+        if not self.encoded:
+            return _to_array(name, cell)
+        data: bytes | None = (
+            cell["bytes"].as_py() if pa.types.is_struct(cell.type) else cell.as_py()
+        )
+        if data is None:
+            return Refusal(name, "empty", "no bytes")
+        if len(data) > self.max_file_bytes:
+            return refuse_large_file(name, len(data), self.max_file_bytes)
+        return data
+
+
+def _to_array(name: str, cell: pa.Scalar) -> np.ndarray | Refusal:
+    """Return an image as `uint8 (H, W, C)`."""
+    try:
+        pixels = (
+            cell.to_numpy()
+            if isinstance(cell.type, pa.FixedShapeTensorType)
+            else np.array(cell.as_py(), np.uint8)
+        )
+    except (ValueError, TypeError, OverflowError) as error:
+        detail = f"its lists are no array of unsigned bytes: {error}"
+        return Refusal(name, "not an image", detail)
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        detail = f"an array of shape {pixels.shape}; (H, W) or (H, W, C) is needed"
+        return Refusal(name, "not an image", detail)
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _is_encoded(path: str, kind: pa.DataType) -> bool:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    """Return True if a column type holds image files, False if it holds arrays.
+
+    Raises:
+        UserError: it can hold neither.
+    """
+    types = pa.types
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         return True
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return True
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return False
     if isinstance(kind, pa.FixedShapeTensorType) and kind.value_type == pa.uint8():
         return False
-    raise UserError(f"{path}: the image column is {kind}; bytes, a struct with bytes, or lists of unsigned bytes are needed")
+    raise UserError(
+        f"{path}: the image column is {kind}; bytes, a struct with bytes, "
+        "or lists of unsigned bytes are needed"
+    )
 
 
-def _cells(file: pq.ParquetFile, column: str, wanted: list[int]) -> Iterator[pa.Scalar]:
-    """The cells of rows, which ascend; of the file no more than the row groups in question, a few rows at a time."""
-    group, start, rows = -1, 0, 0
+def _read_cells(file: pq.ParquetFile, column: str, rows: list[int]) -> Iterator[pa.Scalar]:
+    """Yield the cells of some rows, which must ascend.
+
+    Only the row groups of these rows are read, and only a few rows at a time are in memory.
+    """
+    group = -1
+    group_start = 0
+    group_rows = 0
+    batch_start = 0
     batches: Iterator[pa.RecordBatch] = iter(())
     batch: pa.RecordBatch | None = None
-    first = 0
-    for row in wanted:
-        while row >= start + rows:
-            group, start = group + 1, start + rows
-            rows = file.metadata.row_group(group).num_rows
-            batches, batch, first = file.iter_batches(_BATCH, row_groups=[group], columns=[column]), None, start
-        while batch is None or row >= first + len(batch):
-            first += 0 if batch is None else len(batch)
+    for row in rows:
+        while row >= group_start + group_rows:
+            group += 1
+            group_start += group_rows
+            group_rows = file.metadata.row_group(group).num_rows
+            batches = file.iter_batches(_ROWS_PER_READ, row_groups=[group], columns=[column])
+            batch = None
+            batch_start = group_start
+        while batch is None or row >= batch_start + len(batch):
+            batch_start += 0 if batch is None else len(batch)
             batch = next(batches)
-        yield batch[column][row - first]
+        yield batch[column][row - batch_start]

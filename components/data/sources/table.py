@@ -1,48 +1,86 @@
-"""What tables of images share: columns, labels and splits."""
+"""Checks that the table sources (CSV, Parquet) share: columns, labels and splits."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from components.data.sources.base import SPLITS, Entries, Entry, Refusal, printable
+from components.data.sources.base import (
+    SPLITS,
+    ImageEntries,
+    ImageEntry,
+    Refusal,
+    is_printable,
+)
 from components.errors import UserError
 
 
-def check_columns(where: str, wanted: dict[str, str | None], found: list[str]) -> None:
-    """Raises `UserError` naming every column of `params.yaml` (key -> name) that is not there."""
-    missing = [f"{key} is {name!r}" for key, name in wanted.items() if name is not None and name not in found]
+def check_columns(location: str, columns: dict[str, str | None], available: list[str]) -> None:
+    """Check that a table has the configured columns.
+
+    Args:
+        location: Name of the table, for the message.
+        columns: Parameter of `params.yaml` -> column name; None if not configured.
+        available: Columns of the table.
+
+    Raises:
+        UserError: columns are missing; lists all of them.
+    """
+    missing = [
+        f"{key} is {name!r}"
+        for key, name in columns.items()
+        if name is not None and name not in available
+    ]
     if missing:
-        raise UserError(f"{where} has no such column: {'; '.join(missing)}; its columns: {', '.join(found)}")
+        raise UserError(
+            f"{location} has no such column: {'; '.join(missing)}; "
+            f"its columns: {', '.join(available)}"
+        )
 
 
-def check_splits(where: str, values: pd.Series) -> None:
-    wrong = sorted(set(values) - {*SPLITS, ""})
-    if wrong:
-        raise UserError(f"{where}: {wrong[:5]} in the column of splits; known: {', '.join(SPLITS)}, or empty to be drawn")
+def check_splits(location: str, values: pd.Series) -> None:
+    """Raise `UserError` if a value of the split column is neither a split nor empty."""
+    unknown = sorted(set(values) - {*SPLITS, ""})
+    if unknown:
+        raise UserError(
+            f"{location}: {unknown[:5]} in the column of splits; "
+            f"known: {', '.join(SPLITS)}, or empty to be drawn"
+        )
 
 
-def in_order(labels: set[str]) -> list[str]:
-    """Names in alphabetical order, numbers in that of their values."""
-    return sorted(labels, key=int if all(label.isascii() and label.isdigit() for label in labels) else str)
+def sort_class_names(names: list[str]) -> list[str]:
+    """Sort class names alphabetically, or by value if all of them are whole numbers."""
+    numeric = all(name.isascii() and name.isdigit() for name in names)
+    return sorted(names, key=int if numeric else str)
 
 
-def sorted_out(rows: list[Entry]) -> tuple[Entries, list[Refusal]]:
-    """Entries as they can be used, and why the others cannot: no label, or one path with two labels or in two rows."""
-    entries, refused = Entries(), list[Refusal]()
-    label: dict[str, str] = {}
-    several: dict[str, set[str]] = {}
+def separate_invalid(rows: list[ImageEntry]) -> tuple[ImageEntries, list[Refusal]]:
+    """Return the usable rows as entries, and a refusal for each other row.
+
+    Refused are rows without a label, paths with two labels, further rows of one path, and text that
+    is not printable.
+    """
+    entries = ImageEntries()
+    refused: list[Refusal] = []
+    # Only paths with several labels get a set: a table may have millions of rows.
+    first_labels: dict[str, str] = {}
+    conflicts: dict[str, set[str]] = {}
     for row in rows:
-        if (first := label.setdefault(row.id, row.label)) != row.label:
-            several.setdefault(row.id, {first}).add(row.label)
+        first_label = first_labels.setdefault(row.id, row.label)
+        if first_label != row.label:
+            conflicts.setdefault(row.id, {first_label}).add(row.label)
     for row in rows:
-        if not printable(row.id) or not printable(row.label):
-            refused.append(Refusal(ascii(row.id)[1:-1], "name", "the path or label is not printable text"))
+        if not is_printable(row.id) or not is_printable(row.label):
+            path = ascii(row.id)[1:-1]
+            refused.append(Refusal(path, "name", "the path or label is not printable text"))
         elif not row.label.strip():
             refused.append(Refusal(row.id, "no label"))
-        elif row.id in several:
-            refused.append(Refusal(row.id, "two labels", f"listed as {', '.join(sorted(several[row.id]))}"))
-        elif label.pop(row.id, None) is None:
-            refused.append(Refusal(row.id, "listed twice"))
-        else:
+        elif row.id in conflicts:
+            labels = ", ".join(sorted(conflicts[row.id]))
+            refused.append(Refusal(row.id, "two labels", f"listed as {labels}"))
+        elif row.id in first_labels:
+            # Removed, so that the next row of this path is refused.
+            del first_labels[row.id]
             entries.append(row)
+        else:
+            refused.append(Refusal(row.id, "listed twice"))
     return entries, refused

@@ -1,4 +1,4 @@
-"""A folder of files, local or behind an address that fsspec knows, of which nothing outside is ever read."""
+"""Access to the files of a folder, local or on any fsspec file system, and to none outside it."""
 
 from __future__ import annotations
 
@@ -8,127 +8,171 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from components.data.sources.base import Refusal, printable
+from components.data.sources.base import Refusal, is_printable
 from components.errors import UserError
 
-# What operating systems, editors and archivers leave behind.
-_LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+# Created by operating systems and archivers.
+_SYSTEM_FILES = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+# O_NONBLOCK: opening a pipe does not wait for a writer.
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class File(NamedTuple):
+class FileInfo(NamedTuple):
+    """Path of a regular file, relative to its tree, and its size in bytes."""
+
     path: str
     size: int
 
 
-class Tree(Protocol):
-    """Paths are relative, with slashes. Hidden files and what operating systems leave behind are passed over."""
+class FileListing(NamedTuple):
+    """Regular files, refused files and folders of a tree; each list is sorted by path."""
+
+    files: list[FileInfo]
+    refused: list[Refusal]
+    folders: list[str]
+
+
+class FileTree(Protocol):
+    """A folder that is read by relative paths with forward slashes.
+
+    Hidden files and files of operating systems are ignored.
+    """
 
     shareable: bool
 
-    def walk(self) -> tuple[list[File], list[Refusal], list[str]]:
-        """The regular files, what is refused, and the directories; each sorted by path."""
+    def list_files(self) -> FileListing:
+        """List the tree recursively."""
 
-    def read(self, path: str, limit: int) -> bytes | Refusal:
-        """A listed file's content, or why it is not read (`limit` in bytes)."""
+    def read(self, path: str, max_bytes: int) -> bytes | Refusal:
+        """Return the content of a listed file, or the reason why it is not read."""
 
-    def holds(self, path: str) -> bool:
-        """Whether a path that was not listed stays in the tree, whatever links are on the way."""
+    def contains(self, path: str) -> bool:
+        """Return True if a path stays in the tree after all links are resolved."""
 
 
-def open_tree(location: str) -> Tree:
-    """Raises `UserError` if there is no such folder."""
-    scheme, found, rest = location.partition("://")
-    if found and scheme not in ("file", "local"):
+def open_tree(location: str) -> FileTree:
+    """Open a local folder or an fsspec URL of a folder.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    scheme, separator, url_path = location.partition("://")
+    if separator and scheme not in ("file", "local"):
         return RemoteTree(location)
-    path = Path(rest if found else location)
+    path = Path(url_path if separator else location)
     if not path.is_dir():
-        raise UserError(f"preprocess.source.path: {location} is not a folder; give one that is there")
+        raise UserError(
+            f"preprocess.source.path: {location} is not a folder; give one that is there"
+        )
     return LocalTree(path)
 
 
 class LocalTree:
+    """A folder of the local file system."""
+
     shareable = True
 
     def __init__(self, root: Path) -> None:
         self.root = str(root.resolve())
 
-    def walk(self) -> tuple[list[File], list[Refusal], list[str]]:
-        files: list[File] = []
+    def list_files(self) -> FileListing:
+        files: list[FileInfo] = []
         refused: list[Refusal] = []
         folders: list[str] = []
-        for prefix, item in self._items(refused):
+        for prefix, item in self._scan(refused):
             path = prefix + item.name
-            if not printable(item.name):
+            if not is_printable(item.name):
                 refused.append(Refusal(ascii(path)[1:-1], "name", "the name is not printable text"))
             elif item.is_symlink():
-                self._follow(path, files, refused)
+                match self._resolve_link(path):
+                    case FileInfo() as file:
+                        files.append(file)
+                    case refusal:
+                        refused.append(refusal)
             elif item.is_dir():
                 folders.append(path)
-            elif not item.is_file():
-                refused.append(Refusal(path, "not a file", f"it is a {_kind(item.stat(follow_symlinks=False).st_mode)}"))
+            elif item.is_file():
+                files.append(FileInfo(path, item.stat(follow_symlinks=False).st_size))
             else:
-                files.append(File(path, item.stat(follow_symlinks=False).st_size))
-        return sorted(files), sorted(refused), sorted(folders)
+                refused.append(_refuse_special_file(path, item.stat(follow_symlinks=False).st_mode))
+        return FileListing(sorted(files), sorted(refused), sorted(folders))
 
-    def _items(self, refused: list[Refusal]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    def _scan(self, refused: list[Refusal]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield every item of the tree after the path of its folder (`""` or `"a/b/"`).
+
+        Folders that cannot be read are added to `refused`. Links to folders are not followed.
+        """
         pending = [""]
         while pending:
             prefix = pending.pop()
             try:
-                with os.scandir(f"{self.root}/{prefix}") as found:
-                    items = [item for item in found if not item.name.startswith(".") and item.name not in _LITTER]
+                with os.scandir(f"{self.root}/{prefix}") as scan:
+                    items = [
+                        item
+                        for item in scan
+                        if not item.name.startswith(".") and item.name not in _SYSTEM_FILES
+                    ]
             except OSError as error:
-                refused.append(_unread(prefix.rstrip("/"), error))
+                refused.append(_refuse_unreadable(prefix.rstrip("/"), error))
                 continue
             for item in items:
                 yield prefix, item
-                if item.is_dir(follow_symlinks=False) and printable(item.name):
+                if item.is_dir(follow_symlinks=False) and is_printable(item.name):
                     pending.append(f"{prefix}{item.name}/")
 
-    def _follow(self, path: str, files: list[File], refused: list[Refusal]) -> None:
-        """A link counts as the file that it leads to, if that is one and in the tree."""
-        target = os.path.realpath(f"{self.root}/{path}")
-        if not self.holds(path):
-            refused.append(Refusal(path, "link", "it leads out of the folder"))
-        elif not Path(target).exists():
-            refused.append(Refusal(path, "link", "it leads nowhere"))
-        elif not Path(target).is_file():
-            refused.append(Refusal(path, "link", "it does not lead to a file"))
-        else:
-            files.append(File(path, Path(target).stat().st_size))
+    def _resolve_link(self, path: str) -> FileInfo | Refusal:
+        """Return a link as the file that it points to, if that is a regular file in the tree."""
+        target = Path(os.path.realpath(f"{self.root}/{path}"))
+        if not self.contains(path):
+            return Refusal(path, "link", "it leads out of the folder")
+        if not target.exists():
+            return Refusal(path, "link", "it leads nowhere")
+        if not target.is_file():
+            return Refusal(path, "link", "it does not lead to a file")
+        return FileInfo(path, target.stat().st_size)
 
-    def holds(self, path: str) -> bool:
+    def contains(self, path: str) -> bool:
         return os.path.realpath(f"{self.root}/{path}").startswith(self.root + os.sep)
 
-    def read(self, path: str, limit: int) -> bytes | Refusal:
-        # What was a regular file when it was listed may have become a link or a pipe: nothing is followed nor waited for.
+    def read(self, path: str, max_bytes: int) -> bytes | Refusal:
+        try:
+            descriptor = self._open(path)
+            try:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    return _refuse_special_file(path, status.st_mode)
+                if status.st_size > max_bytes:
+                    return refuse_large_file(path, status.st_size, max_bytes)
+                content = os.read(descriptor, status.st_size + 1)
+                while len(content) < status.st_size and (
+                    more := os.read(descriptor, status.st_size - len(content))
+                ):
+                    content += more
+                return content
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:
+            return _refuse_unreadable(path, error)
+
+    def _open(self, path: str) -> int:
+        """Return a file descriptor for a path, following a link only to a target in the tree.
+
+        A file may have become a link or a pipe since it was listed: no link is followed out of the
+        tree, and opening a pipe does not wait.
+        """
         full = f"{self.root}/{path}"
         try:
-            try:
-                handle = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError:
-                target = os.path.realpath(full)
-                if not Path(full).is_symlink() or not target.startswith(self.root + os.sep):
-                    raise
-                handle = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                found = os.fstat(handle)
-                if not stat.S_ISREG(found.st_mode):
-                    return Refusal(path, "not a file", f"it is a {_kind(found.st_mode)}")
-                if found.st_size > limit:
-                    return too_large(path, found.st_size, limit)
-                data = os.read(handle, found.st_size + 1)
-                while len(data) < found.st_size and (more := os.read(handle, found.st_size - len(data))):
-                    data += more
-                return data
-            finally:
-                os.close(handle)
-        except (OSError, ValueError) as error:
-            return _unread(path, error)
+            return os.open(full, _OPEN_FLAGS)
+        except OSError:
+            # Resolved once: the path that is checked is the path that is opened.
+            target = os.path.realpath(full)
+            if not Path(full).is_symlink() or not target.startswith(self.root + os.sep):
+                raise
+            return os.open(target, _OPEN_FLAGS)
 
 
 class RemoteTree:
-    """An object store's or another server's folder. There are no links there."""
+    """A folder of an object store or another server. These file systems have no links."""
 
     def __init__(self, location: str) -> None:
         import fsspec
@@ -139,57 +183,82 @@ class RemoteTree:
                 raise FileNotFoundError("there is no such folder")
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"preprocess.source.path: {location} cannot be read: {error}") from None
-        # Another process has a memory of its own.
+        # Each process has its own `memory://`.
         self.shareable = "memory" not in self.fs.protocol
 
-    def walk(self) -> tuple[list[File], list[Refusal], list[str]]:
-        files, refused, folders = [], [], set[str]()
-        for full, facts in self.fs.find(self.root, detail=True).items():
+    def list_files(self) -> FileListing:
+        files: list[FileInfo] = []
+        refused: list[Refusal] = []
+        folders: set[str] = set()
+        for full, info in self.fs.find(self.root, detail=True).items():
             path = full[len(self.root) :].lstrip("/")
             parts = PurePosixPath(path).parts
-            if any(part.startswith(".") or part in _LITTER for part in parts) and ".." not in parts:
+            ignored = any(part.startswith(".") or part in _SYSTEM_FILES for part in parts)
+            if ignored and ".." not in parts:
                 continue
-            if ".." in parts or not printable(path):
-                refused.append(Refusal(ascii(path)[1:-1], "name", "the name is not printable text within the folder"))
+            if ".." in parts or not is_printable(path):
+                detail = "the name is not printable text within the folder"
+                refused.append(Refusal(ascii(path)[1:-1], "name", detail))
             else:
-                files.append(File(path, facts.get("size") or 0))
+                files.append(FileInfo(path, info.get("size") or 0))
                 folders.update(str(parent) for parent in PurePosixPath(path).parents if parent.name)
-        return sorted(files), sorted(refused), sorted(folders)
+        return FileListing(sorted(files), sorted(refused), sorted(folders))
 
-    def holds(self, path: str) -> bool:
+    def contains(self, path: str) -> bool:
         return ".." not in PurePosixPath(path).parts
 
-    def read(self, path: str, limit: int) -> bytes | Refusal:
+    def read(self, path: str, max_bytes: int) -> bytes | Refusal:
         try:
             with self.fs.open(f"{self.root}/{path}", "rb") as file:
-                data: bytes = file.read(limit + 1)
+                content: bytes = file.read(max_bytes + 1)
         except (OSError, ValueError) as error:
-            return _unread(path, error)
-        return too_large(path, len(data), limit) if len(data) > limit else data
+            return _refuse_unreadable(path, error)
+        if len(content) > max_bytes:
+            return refuse_large_file(path, len(content), max_bytes)
+        return content
 
 
-def not_for_dvc(location: str) -> list[Refusal]:
-    """What in a local folder DVC cannot hash: it waits for ever at a pipe and fails at sockets, broken links and names that
-    are not text."""
+def find_unhashable_files(location: str) -> list[Refusal]:
+    """Return the files in a local folder that DVC cannot hash.
+
+    DVC hangs on pipes and fails on sockets, broken links and names that are not valid text. A
+    remote `location` has none of these.
+    """
     if "://" in location or not Path(location).is_dir():
         return []
 
-    def fatal(refusal: Refusal) -> bool:
-        if refusal.reason == "link":
-            return not (Path(location) / refusal.path).exists()
-        return refusal.reason == "not a file" or (refusal.reason == "name" and "\\udc" in refusal.path)
+    def is_unhashable(refusal: Refusal) -> bool:
+        match refusal.reason:
+            case "link":
+                return not (Path(location) / refusal.path).exists()
+            case "name":
+                return "\\udc" in refusal.path
+            case reason:
+                return reason == "not a file"
 
-    return list(filter(fatal, LocalTree(Path(location)).walk()[1]))
-
-
-def too_large(path: str, size: int, limit: int) -> Refusal:
-    return Refusal(path, "file size", f"{size:,} bytes or more; preprocess.limits.max_file_mb allows {limit >> 20}")
-
-
-def _unread(path: str, error: Exception) -> Refusal:
-    return Refusal(path, "unreadable", error.strerror or "" if isinstance(error, OSError) else str(error))
+    return list(filter(is_unhashable, LocalTree(Path(location)).list_files().refused))
 
 
-def _kind(mode: int) -> str:
-    names = {stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISBLK: "device"}
-    return next((name for test, name in names.items() if test(mode)), "folder" if stat.S_ISDIR(mode) else "thing")
+def refuse_large_file(path: str, size: int, max_bytes: int) -> Refusal:
+    detail = f"{size:,} bytes or more; preprocess.limits.max_file_mb allows {max_bytes >> 20}"
+    return Refusal(path, "file size", detail)
+
+
+def _refuse_unreadable(path: str, error: Exception) -> Refusal:
+    detail = error.strerror or "" if isinstance(error, OSError) else str(error)
+    return Refusal(path, "unreadable", detail)
+
+
+def _refuse_special_file(path: str, mode: int) -> Refusal:
+    return Refusal(path, "not a file", f"it is a {_name_file_type(mode)}")
+
+
+def _name_file_type(mode: int) -> str:
+    types = {
+        stat.S_ISFIFO: "pipe",
+        stat.S_ISSOCK: "socket",
+        stat.S_ISCHR: "device",
+        stat.S_ISBLK: "device",
+        stat.S_ISDIR: "folder",
+    }
+    return next((name for is_type, name in types.items() if is_type(mode)), "thing")

@@ -1,1 +1,1 @@
-"""What a shared MLflow server needs: an authorization hook, and roles."""
+"""Additions for an MLflow server with several users: an authorization hook, and roles."""

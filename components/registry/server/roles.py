@@ -1,14 +1,14 @@
-"""Who may do what on a server with basic auth: two roles per registered model, made by its administrator.
+"""Roles on a server with basic auth: two for each registered model, made by the administrator.
 
-`<name>-training` registers: runs and artifacts of the experiment, versions and their tags. `<name>-promoters` moves aliases,
-and so writes the history. `components.registry.server.authorization`
+`<name>-training` registers: it writes the runs and artifacts of the experiment, and versions with
+their tags. `<name>-promoters` moves aliases, and so adds to the history.
+`components.registry.server.authorization` enforces what MLflow's permissions cannot express.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -17,75 +17,109 @@ from components.errors import UserError
 from components.registry import history, model_versions
 from components.tracking import store
 
-TRAINING, PROMOTERS = "training", "promoters"
+if TYPE_CHECKING:
+    from mlflow.server.auth.client import AuthServiceClient
+
+TRAINING = "training"
+PROMOTERS = "promoters"
+Permissions = dict[tuple[str, str], str]
+"""Type and name (or id) of a resource, and MLflow's permission on it."""
 _WORKSPACE = "default"
 _ADMIN = "the server's administrator"
+_MODEL = "registered_model"
 
 
-def grant(client: MlflowClient, name: str, members: dict[str, list[str]], password: Callable[[str], str]) -> None:
-    """Makes what is not there yet: the registered models, the experiment, both roles, and the users in `members` (role ->
-    names; `password` is asked for that of a new one). Repeating it changes nothing.
+def grant(
+    client: MlflowClient,
+    name: str,
+    members: dict[str, list[str]],
+    ask_password: Callable[[str], str],
+) -> None:
+    """Give users their roles, and create what is missing for it.
+
+    Creates the registered models, the experiment, both roles and the users. Repeating the call
+    changes nothing.
+
+    Args:
+        client: Client of the store, as the administrator.
+        name: The registered model.
+        members: Role (`TRAINING`, `PROMOTERS`) to the names of its users.
+        ask_password: Called with the name of each user to create; returns the password.
 
     Raises:
-        UserError: the server has no basic auth, we are not its administrator, or it refuses a password.
+        UserError: The server has no basic auth, the caller is not its administrator, or it refuses
+            a password.
     """
-    users = _service()
-    with store.permitted("give rights", _ADMIN):
-        for user in dict.fromkeys(user for named in members.values() for user in named):
-            _ensure_user(users, user, password)
-        there = {role.name: role for role in users.list_roles(_WORKSPACE)}
-        model_versions.ensure(client, name)
-        history.begin(client, name)
-        for kind, wanted in _rights(name, store.experiment(client, name)).items():
-            role = there.get(f"{name}-{kind}") or users.create_role(_WORKSPACE, f"{name}-{kind}")
-            _reconcile(users, role.id, wanted)
+    service = _connect()
+    with store.explain_denial("give rights", _ADMIN):
+        for user in dict.fromkeys(user for users in members.values() for user in users):
+            _ensure_user(service, user, ask_password)
+        roles = {role.name: role for role in service.list_roles(_WORKSPACE)}
+        model_versions.ensure_registered_model(client, name)
+        history.ensure_history(client, name)
+        experiment_id = store.ensure_experiment(client, name)
+        for kind, permissions in get_permissions(name, experiment_id).items():
+            role_name = f"{name}-{kind}"
+            role = roles.get(role_name) or service.create_role(_WORKSPACE, role_name)
+            _set_permissions(service, role.id, permissions)
             for user in members.get(kind, []):
-                _forget_creation(users, user, name)
-                if role.id not in {held.id for held in users.list_user_roles(user)}:
-                    users.assign_role(user, role.id)
+                _revoke_creator_permission(service, user, name)
+                if role.id not in {held.id for held in service.list_user_roles(user)}:
+                    service.assign_role(user, role.id)
 
 
-def withdraw(name: str, user: str) -> None:
-    """Takes both roles from a user. Raises `UserError` if we are not the administrator or there is no such user."""
-    users = _service()
-    with store.permitted("take rights", _ADMIN):
-        if not _is_there(users, user):
-            raise UserError(f"there is no user {user!r} on {store.shown()}")
-        for role in users.list_user_roles(user):
+def revoke(name: str, user: str) -> None:
+    """Take both roles of a registered model from a user.
+
+    Raises:
+        UserError: The user does not exist, or the caller is not the administrator.
+    """
+    service = _connect()
+    with store.explain_denial("take rights", _ADMIN):
+        if not _user_exists(service, user):
+            raise UserError(f"there is no user {user!r} on {store.get_redacted_uri()}")
+        for role in service.list_user_roles(user):
             if role.name in (f"{name}-{TRAINING}", f"{name}-{PROMOTERS}"):
-                users.unassign_role(user, role.id)
-        _forget_creation(users, user, name)
+                service.unassign_role(user, role.id)
+        _revoke_creator_permission(service, user, name)
 
 
-def _rights(name: str, experiment_id: str) -> dict[str, dict[tuple[str, str], str]]:
-    """role -> (kind of resource, resource) -> MLflow's permission."""
-    model, ledger, runs = ("registered_model", name), ("registered_model", history.ledger(name)), ("experiment", experiment_id)
+def get_permissions(name: str, experiment_id: str) -> dict[str, Permissions]:
+    """Return the permissions of each role."""
+    model = (_MODEL, name)
+    history_model = (_MODEL, history.history_model_name(name))
+    experiment = ("experiment", experiment_id)
     return {
-        TRAINING: {model: "EDIT", ledger: "READ", runs: "EDIT"},
-        # MLflow wants MANAGE for taking an alias away: the way back to before the first promotion.
-        PROMOTERS: {model: "MANAGE", ledger: "EDIT", runs: "READ"},
+        TRAINING: {model: "EDIT", history_model: "READ", experiment: "EDIT"},
+        # MLflow requires MANAGE to delete an alias, which takes back the first promotion.
+        PROMOTERS: {model: "MANAGE", history_model: "EDIT", experiment: "READ"},
     }
 
 
-def _service() -> Any:
-    if urlsplit(store.uri()).scheme not in ("http", "https"):
-        raise UserError(f"{store.shown()} is no server; rights are those of its files. Set MLFLOW_TRACKING_URI")
-    from mlflow.server.auth.client import AuthServiceClient  # it brings the whole server along
+def _connect() -> AuthServiceClient:
+    if not store.uses_server():
+        raise UserError(
+            f"{store.get_redacted_uri()} is no server; rights are those of its files. Set "
+            "MLFLOW_TRACKING_URI"
+        )
+    from mlflow.server.auth.client import AuthServiceClient  # imports the whole server
 
-    users = AuthServiceClient(store.uri())
+    service = AuthServiceClient(store.get_uri())
     try:
-        with store.permitted("give and take rights", _ADMIN):
-            users.list_roles(_WORKSPACE)
+        with store.explain_denial("give and take rights", _ADMIN):
+            service.list_roles(_WORKSPACE)
     except MlflowException as error:
         if error.get_http_status_code() != 404:
             raise
-        raise UserError(f"{store.shown()} runs without basic auth, so there are no rights to give") from None
-    return users
+        raise UserError(
+            f"{store.get_redacted_uri()} runs without basic auth, so there are no rights to give"
+        ) from None
+    return service
 
 
-def _is_there(users: Any, user: str) -> bool:
+def _user_exists(service: AuthServiceClient, user: str) -> bool:
     try:
-        users.get_user(user)
+        service.get_user(user)
     except MlflowException as error:
         if error.get_http_status_code() != 404:
             raise
@@ -93,33 +127,40 @@ def _is_there(users: Any, user: str) -> bool:
     return True
 
 
-def _ensure_user(users: Any, user: str, password: Callable[[str], str]) -> None:
-    if _is_there(users, user):
+def _ensure_user(service: AuthServiceClient, user: str, ask_password: Callable[[str], str]) -> None:
+    if _user_exists(service, user):
         return
     try:
-        users.create_user(user, password(user))
+        service.create_user(user, ask_password(user))
     except MlflowException as error:
         if error.get_http_status_code() != 400:
             raise
-        raise UserError(f"{store.shown()} does not take user {user!r}: {error.message}") from None
+        raise UserError(
+            f"{store.get_redacted_uri()} does not take user {user!r}: {error.message}"
+        ) from None
 
 
-def _reconcile(users: Any, role_id: int, wanted: dict[tuple[str, str], str]) -> None:
-    for held in users.list_role_permissions(role_id):
-        needed = wanted.pop((held.resource_type, held.resource_pattern), None)
-        if needed is None:
-            users.remove_role_permission(held.id)
-        elif needed != held.permission:
-            users.update_role_permission(held.id, needed)
-    for (kind, resource), permission in wanted.items():
-        users.add_role_permission(role_id, kind, resource, permission)
+def _set_permissions(service: AuthServiceClient, role_id: int, permissions: Permissions) -> None:
+    """Give a role exactly these permissions, without touching those that are right already."""
+    missing = dict(permissions)
+    for present in service.list_role_permissions(role_id):
+        permission = missing.pop((present.resource_type, present.resource_pattern), None)
+        if permission is None:
+            service.remove_role_permission(present.id)
+        elif permission != present.permission:
+            service.update_role_permission(present.id, permission)
+    for (resource_type, resource), permission in missing.items():
+        service.add_role_permission(role_id, resource_type, resource, permission)
 
 
-def _forget_creation(users: Any, user: str, name: str) -> None:
-    """Whoever makes a registered model before the administrator does gets MANAGE on it from MLflow, for good."""
-    for model in (name, history.ledger(name)):
+def _revoke_creator_permission(service: AuthServiceClient, user: str, name: str) -> None:
+    """Take from a user the permissions that creating the registered models gave.
+
+    MLflow gives the user who creates a registered model MANAGE on it, permanently.
+    """
+    for model in (name, history.history_model_name(name)):
         try:
-            users.revoke_user_permission(user, "registered_model", model)
+            service.revoke_user_permission(user, _MODEL, model)
         except MlflowException as error:
             if error.get_http_status_code() != 404:
                 raise

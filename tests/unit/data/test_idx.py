@@ -1,9 +1,10 @@
-"""The IDX source, on files as they should be and as they should not."""
+"""The IDX source: valid, altered and malformed files."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_sums(folder: Path) -> None:
-    files = [p for p in folder.iterdir() if p.name != idx.SUMS]
-    (folder / idx.SUMS).write_text("".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files))
+def write_checksums(folder: Path) -> None:
+    files = [p for p in folder.iterdir() if p.name != idx.CHECKSUM_FILE]
+    (folder / idx.CHECKSUM_FILE).write_text(
+        "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files)
+    )
 
 
-def test_reads_what_was_written(folder: Path) -> None:
+def test_load_returns_images_labels_ids_and_classes(folder: Path) -> None:
     train, test, classes = idx.load(folder)
     expected = make_images(30)
     assert np.array_equal(train.pixels, expected.pixels)
@@ -35,7 +38,7 @@ def test_reads_what_was_written(folder: Path) -> None:
     assert classes == ["0", "1", "2"]
 
 
-def test_gzipped_files_read_the_same(folder: Path) -> None:
+def test_gzipped_files_are_read(folder: Path) -> None:
     plain = idx.load(folder)[0]
     for path in list(folder.iterdir()):
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -43,34 +46,38 @@ def test_gzipped_files_read_the_same(folder: Path) -> None:
     assert np.array_equal(idx.load(folder)[0].pixels, plain.pixels)
 
 
-def test_class_names_come_from_their_file(folder: Path) -> None:
-    (folder / idx.CLASSES).write_text("top\nshoe\nbag\n")
+def test_class_names_are_read_from_classes_txt(folder: Path) -> None:
+    (folder / idx.CLASS_FILE).write_text("top\nshoe\nbag\n")
     assert idx.load(folder)[2] == ["top", "shoe", "bag"]
-    (folder / idx.CLASSES).write_text("top\nshoe\n")
+    (folder / idx.CLASS_FILE).write_text("top\nshoe\n")
     with pytest.raises(UserError, match="labels go up to 2"):
         idx.load(folder)
 
 
-def test_an_altered_file_is_named_with_both_digests(folder: Path) -> None:
-    write_sums(folder)
+def test_altered_file_is_reported_with_both_digests(folder: Path) -> None:
+    write_checksums(folder)
     path = folder / "train-labels-idx1-ubyte"
-    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    after = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(UserError, match=f"{path.name}: altered, expected sha256 {before}, found {after}"):
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(
+        UserError, match=f"{path.name}: altered, expected sha256 {expected}, found {actual}"
+    ):
         idx.load(folder)
 
 
-def test_every_missing_file_is_named(folder: Path) -> None:
-    write_sums(folder)
+def test_all_missing_files_are_reported(folder: Path) -> None:
+    write_checksums(folder)
     (folder / "train-images-idx3-ubyte").unlink()
     (folder / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(UserError, match=r"(?s)t10k-images.*missing, expected sha256.*|train-images.*missing") as caught:
+    with pytest.raises(
+        UserError, match=r"(?s)t10k-images.*missing, expected sha256.*|train-images.*missing"
+    ) as error:
         idx.load(folder)
-    assert str(caught.value).count("missing, expected sha256") == 2
+    assert str(error.value).count("missing, expected sha256") == 2
 
 
-def test_a_missing_file_is_named_without_sums_too(folder: Path) -> None:
+def test_missing_file_is_reported_without_checksums(folder: Path) -> None:
     (folder / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(UserError, match="t10k-labels-idx1-ubyte: missing"):
         idx.load(folder)
@@ -79,24 +86,26 @@ def test_a_missing_file_is_named_without_sums_too(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda b: b[:-5], "its header says"),
-        (lambda b: b + b"x", "its header says"),
-        (lambda b: b"\x89PNG" + b[4:], "not an IDX file"),
-        (lambda b: b[:2] + b"\x0d" + b[3:], "not an IDX file"),
-        (lambda b: b[:3], "not an IDX file"),
-        (lambda b: b"", "not an IDX file"),
-        (lambda b: b[:3] + b"\x09" + b[4:10], "not an IDX file"),
+        (lambda data: data[:-5], "its header says"),
+        (lambda data: data + b"x", "its header says"),
+        (lambda data: b"\x89PNG" + data[4:], "not an IDX file"),
+        (lambda data: data[:2] + b"\x0d" + data[3:], "not an IDX file"),
+        (lambda data: data[:3], "not an IDX file"),
+        (lambda data: b"", "not an IDX file"),
+        (lambda data: data[:3] + b"\x09" + data[4:10], "not an IDX file"),
     ],
 )
-def test_a_malformed_file_is_refused(folder: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_malformed_file_is_refused(
+    folder: Path, damage: Callable[[bytes], bytes], message: str
+) -> None:
     path = folder / "train-images-idx3-ubyte"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as error:
         idx.load(folder)
-    assert path.name in str(caught.value)
+    assert path.name in str(error.value)
 
 
-def test_a_truncated_gzip_is_refused(folder: Path) -> None:
+def test_truncated_gzip_is_refused(folder: Path) -> None:
     path = folder / "train-images-idx3-ubyte"
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes())[:-20])
     path.unlink()
@@ -104,13 +113,13 @@ def test_a_truncated_gzip_is_refused(folder: Path) -> None:
         idx.load(folder)
 
 
-def test_files_that_do_not_belong_together_are_refused(folder: Path) -> None:
+def test_different_numbers_of_images_and_labels_are_refused(folder: Path) -> None:
     write_idx(folder / "other", make_images(20), make_images(9))
     (folder / "other" / "train-labels-idx1-ubyte").rename(folder / "train-labels-idx1-ubyte")
     with pytest.raises(UserError, match="do not belong together"):
         idx.load(folder)
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"preprocess\.source\.path: .*nowhere is not a folder"):
         idx.load(tmp_path / "nowhere")

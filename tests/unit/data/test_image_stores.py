@@ -1,8 +1,9 @@
-"""Images in memory or on a node's disk: the same to whoever trains on them."""
+"""Image stores: images in memory and in a file on the node's disk."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,8 +13,13 @@ import pytest
 import torch
 
 from components.data.format.shards import read_split, write_split
-from components.data.loading import image_stores as pools
-from components.data.loading.image_stores import Ahead, OnDisk, Resident, open_pool
+from components.data.loading import image_stores
+from components.data.loading.image_stores import (
+    DiskImages,
+    InMemoryImages,
+    Prefetcher,
+    open_image_store,
+)
 from components.errors import UserError
 from tests.conftest import make_images
 
@@ -22,97 +28,123 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def split(tmp_path: Path) -> Path:
-    write_split(tmp_path / "split", "train", make_images(3000, size=30), ["a", "b", "c"], 1)  # three shards
-    return tmp_path / "split"
+    """A split of three shards."""
+    folder = tmp_path / "split"
+    write_split(folder, "train", make_images(3000, size=30), ["a", "b", "c"], shard_mb=1)
+    return folder
 
 
-def test_both_give_the_same_images_labels_and_names(split: Path, tmp_path: Path) -> None:
-    memory, disk = (open_pool(split, kind, tmp_path / "cache", CPU, 1) for kind in ("memory", "disk"))
-    assert isinstance(memory, Resident)
-    assert isinstance(disk, OnDisk)
+def test_memory_and_disk_give_the_same_images_labels_and_ids(split: Path, tmp_path: Path) -> None:
+    memory = open_image_store(split, "memory", tmp_path / "cache", CPU, 1)
+    disk = open_image_store(split, "disk", tmp_path / "cache", CPU, 1)
+    assert isinstance(memory, InMemoryImages)
+    assert isinstance(disk, DiskImages)
     assert len(memory) == len(disk) == 3000
     assert torch.equal(memory.labels, disk.labels)
     rows = torch.tensor([2999, 0, 1500, 0, 7])
-    assert torch.equal(memory.take(rows), disk.take(rows))
-    assert (
-        memory.names(rows.tolist())
-        == disk.names(rows.tolist())
-        == ["train/2999", "train/0", "train/1500", "train/0", "train/7"]
-    )
+    assert torch.equal(memory.fetch(rows), disk.fetch(rows))
+    ids = ["train/2999", "train/0", "train/1500", "train/0", "train/7"]
+    assert memory.fetch_ids(rows.tolist()) == disk.fetch_ids(rows.tolist()) == ids
 
 
-def test_what_does_not_fit_beside_the_others_goes_to_the_disk(
+def test_auto_takes_the_disk_when_all_workers_together_would_need_too_much_memory(
     split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = 3000 * 30 * 30
-
     class Memory:
-        available = 8 * size
+        available = 8 * 3000 * 30 * 30
 
     monkeypatch.setattr(psutil, "virtual_memory", Memory)
-    assert isinstance(open_pool(split, "auto", tmp_path / "cache", CPU, sharers=2), Resident)
-    assert isinstance(open_pool(split, "auto", tmp_path / "cache", CPU, sharers=3), OnDisk)
+    two_workers = open_image_store(split, "auto", tmp_path / "cache", CPU, workers_on_node=2)
+    three_workers = open_image_store(split, "auto", tmp_path / "cache", CPU, workers_on_node=3)
+    assert isinstance(two_workers, InMemoryImages)
+    assert isinstance(three_workers, DiskImages)
 
 
-def test_the_file_is_made_once_however_many_ask(split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    real = pools.read_pieces
+def test_concurrent_workers_write_the_pixel_file_once(
+    split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    read_row_groups = image_stores.read_row_groups
 
-    def slow(*arguments: object) -> object:
-        made.append(arguments)
+    def read_slowly(*arguments: object) -> object:
+        calls.append(arguments)
         time.sleep(0.2)
-        return real(*arguments)  # type: ignore[arg-type]
+        return read_row_groups(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pools, "read_pieces", slow)
-    threads = [threading.Thread(target=open_pool, args=(split, "disk", tmp_path / "cache", CPU, 1)) for _ in range(3)]
+    monkeypatch.setattr(image_stores, "read_row_groups", read_slowly)
+    threads = [
+        threading.Thread(target=open_image_store, args=(split, "disk", tmp_path / "cache", CPU, 1))
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert len(calls) == 1
     assert len(list((tmp_path / "cache").glob("*.pixels"))) == 1
     assert not list((tmp_path / "cache").glob("*.partial"))
 
 
-def test_a_file_that_was_cut_is_made_again_and_one_nobody_used_for_long_goes(split: Path, tmp_path: Path) -> None:
-    open_pool(split, "disk", tmp_path / "cache", CPU, 1)
+def test_truncated_pixel_file_is_rewritten_and_stale_files_are_deleted(
+    split: Path, tmp_path: Path
+) -> None:
+    open_image_store(split, "disk", tmp_path / "cache", CPU, 1)
     (path,) = (tmp_path / "cache").glob("*.pixels")
     path.write_bytes(path.read_bytes()[:-1])
-    old = path.with_name("0.pixels")
-    old.touch()
-    os.utime(old, (0, 0))
-    disk = open_pool(split, "disk", tmp_path / "cache", CPU, 1)
+    stale = path.with_name("0.pixels")
+    stale.touch()
+    os.utime(stale, (0, 0))
+    disk = open_image_store(split, "disk", tmp_path / "cache", CPU, 1)
     images, _ = read_split(split)
-    assert torch.equal(disk.take(torch.tensor([2999])), torch.from_numpy(images.pixels[2999:]))
-    assert not old.exists()
+    assert torch.equal(disk.fetch(torch.tensor([2999])), torch.from_numpy(images.pixels[2999:]))
+    assert not stale.exists()
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(
+def test_pixel_file_truncated_during_training_is_reported(split: Path, tmp_path: Path) -> None:
+    disk = open_image_store(split, "disk", tmp_path / "cache", CPU, 1)
+    (path,) = (tmp_path / "cache").glob("*.pixels")
+    os.truncate(path, path.stat().st_size - 1)
+    assert len(disk.fetch(torch.tensor([0]))) == 1
+    with pytest.raises(UserError, match="was cut short; remove it"):
+        disk.fetch(torch.tensor([2999]))
+
+
+def test_full_disk_is_reported_before_anything_is_written(
     split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
         free = 1_000_000
 
-    monkeypatch.setattr(pools.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(UserError, match=r"has 0.0 GB left .* KILN_SCRATCH"):
-        open_pool(split, "disk", tmp_path / "cache", CPU, 1)
+        open_image_store(split, "disk", tmp_path / "cache", CPU, 1)
     assert not list((tmp_path / "cache").glob("*.pixels"))
 
 
-def test_a_damaged_shard_leaves_no_file(split: Path, tmp_path: Path) -> None:
+def test_damaged_shard_leaves_no_pixel_file(split: Path, tmp_path: Path) -> None:
     shard = sorted(split.glob("*.parquet"))[-1]
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
     with pytest.raises(UserError, match="expected sha256"):
-        open_pool(split, "disk", tmp_path / "cache", CPU, 1)
+        open_image_store(split, "disk", tmp_path / "cache", CPU, 1)
     assert not [p for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")]
 
 
-def test_batches_expected_are_read_ahead_and_others_come_all_the_same(split: Path, tmp_path: Path) -> None:
-    disk = open_pool(split, "disk", tmp_path / "cache", CPU, 1)
-    ahead, rows = Ahead(disk), torch.tensor([5, 4])
-    ahead.expect((1, 0), rows)
-    assert torch.equal(ahead.take((1, 0), rows), disk.take(rows))
-    assert torch.equal(ahead.take((1, 1), rows), disk.take(rows))
-    assert not ahead.coming
+def test_prefetcher_returns_submitted_and_other_batches(split: Path, tmp_path: Path) -> None:
+    disk = open_image_store(split, "disk", tmp_path / "cache", CPU, 1)
+    prefetcher = Prefetcher(disk)
+    rows = torch.tensor([5, 4])
+    prefetcher.submit((1, 0), rows)
+    assert torch.equal(prefetcher.get((1, 0), rows), disk.fetch(rows))
+    assert torch.equal(prefetcher.get((1, 1), rows), disk.fetch(rows))
+    assert not prefetcher.pending
+
+
+def test_prefetcher_leaves_images_in_memory_where_they_are(split: Path, tmp_path: Path) -> None:
+    memory = open_image_store(split, "memory", tmp_path / "cache", CPU, 1)
+    prefetcher = Prefetcher(memory)
+    rows = torch.tensor([5, 4])
+    prefetcher.submit((1, 0), rows)
+    assert not prefetcher.pending
+    assert torch.equal(prefetcher.get((1, 0), rows), memory.fetch(rows))

@@ -1,21 +1,31 @@
-"""The materialised copies: deterministic per image, balanced when asked, the originals untouched."""
+"""Augmented copies: reproducible for each image, balanced on request, originals unchanged."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 
 from components.data.augmentation import offline
-from components.data.augmentation.offline import OnDisk, augment, copies_per_image, make_copies
-from components.data.augmentation.preview import preview
+from components.data.augmentation.offline import (
+    ShardSource,
+    augment,
+    count_copies,
+    make_copies,
+)
+from components.data.augmentation.preview import FirstImages, plot_preview
 from components.data.format import shards
 from components.data.format.images import Images
 from components.params import Augment
 from tests.conftest import make_images
 
-POLICY = [{"name": "horizontal_flip"}, {"name": "rotation", "degrees": 20}, {"name": "erasing", "p": 0.5}]
+POLICY = [
+    {"name": "horizontal_flip"},
+    {"name": "rotation", "degrees": 20},
+    {"name": "erasing", "p": 0.5},
+]
 
 
 def settings(**values: object) -> Augment:
@@ -23,10 +33,11 @@ def settings(**values: object) -> Augment:
 
 
 def by_id(images: Images) -> dict[str, bytes]:
-    return {name: pixels.tobytes() for name, pixels in zip(images.ids, images.pixels, strict=True)}
+    pairs = zip(images.ids, images.pixels, strict=True)
+    return {image_id: pixels.tobytes() for image_id, pixels in pairs}
 
 
-def test_originals_come_first_and_unchanged_then_the_named_copies() -> None:
+def test_originals_come_first_and_unchanged_then_the_copies() -> None:
     images = make_images(20)
     out = augment(images, settings(), seed=0)
     assert len(out) == 60
@@ -34,46 +45,61 @@ def test_originals_come_first_and_unchanged_then_the_named_copies() -> None:
     assert out.ids[:20] == images.ids
     assert out.ids[20:24] == ["train/0~1", "train/0~2", "train/1~1", "train/1~2"]
     assert np.array_equal(out.labels[20:], np.repeat(images.labels, 2))
-    assert len(set(by_id(out).values())) > 55, "copies differ from their originals and from one another"
+    assert len(set(by_id(out).values())) > 55, (
+        "copies differ from their originals and from one another"
+    )
 
 
-def test_a_copy_depends_on_nothing_but_its_own_image() -> None:
+def test_copy_depends_on_its_image_number_and_seed_alone() -> None:
     images = make_images(20)
-    whole = by_id(augment(images, settings(), seed=0))
-    some = by_id(augment(images.take(np.array([13, 4])), settings(), seed=0))
-    assert all(whole[name] == pixels for name, pixels in some.items())
-    more = by_id(augment(images, settings(copies=3), seed=0))
-    assert all(more[name] == pixels for name, pixels in whole.items())
-    assert by_id(augment(images, settings(), seed=1)) != whole
+    reference = by_id(augment(images, settings(), seed=0))
+    of_two_images = by_id(augment(images.take(np.array([13, 4])), settings(), seed=0))
+    assert all(reference[image_id] == pixels for image_id, pixels in of_two_images.items())
+    with_third_copy = by_id(augment(images, settings(copies=3), seed=0))
+    assert all(with_third_copy[image_id] == pixels for image_id, pixels in reference.items())
+    assert by_id(augment(images, settings(), seed=1)) != reference
 
 
-def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_do_not_depend_on_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     images = make_images(300)
-    alone = augment(images, settings(), seed=0)
-    monkeypatch.setattr(offline, "_PARALLEL_FROM", 1)
-    assert by_id(augment(images, settings(), seed=0)) == by_id(alone)
+    one_process = augment(images, settings(), seed=0)
+    monkeypatch.setattr(offline, "_MIN_COPIES_FOR_PROCESSES", 1)
+    assert by_id(augment(images, settings(), seed=0)) == by_id(one_process)
+
+
+def test_copies_do_not_depend_on_whether_originals_are_in_memory_or_in_shards(
+    tmp_path: Path,
+) -> None:
+    images = make_images(900, size=48, channels=3)
+    manifest = shards.write_split(tmp_path / "train", "train", images, ["a", "b", "c"], shard_mb=1)
+    assert len(manifest.shards) > 5
+    source = ShardSource(tmp_path / "train", manifest)
+    from_shards = Images.concatenate(list(make_copies(source, images.labels, settings(), seed=0)))
+    from_memory = augment(images, settings(), seed=0)
+    assert by_id(from_shards) == by_id(from_memory.slice(900, len(from_memory)))
 
 
 def test_balance_brings_every_class_to_the_size_of_the_largest() -> None:
     labels = np.array([0] * 50 + [1] * 7 + [3] * 1)
     for copies in (0, 2):
-        counts = copies_per_image(labels, copies, balance=True)
+        counts = count_copies(labels, copies, balance=True)
         totals = np.bincount(labels) + np.bincount(labels, counts).astype(int)
         assert totals.tolist() == [50 * (1 + copies), 50 * (1 + copies), 0, 50 * (1 + copies)]
         assert counts[labels == 1].max() - counts[labels == 1].min() <= 1
 
 
-def test_at_a_hundred_to_one_every_class_ends_alike_and_no_two_copies_of_an_image_are() -> None:
+def test_balancing_a_class_of_one_percent_makes_distinct_copies() -> None:
     labels = np.array([0] * 500 + [1] * 5)
     images = Images(make_images(505).pixels, labels, [f"train/{n}" for n in range(505)])
     out = augment(images, settings(copies=0, balance=True), seed=0)
     assert np.bincount(out.labels).tolist() == [500, 500]
     copies = out.pixels[505:]
     assert len({copy.tobytes() for copy in copies}) > 480
-    assert {name.split("~")[0] for name in out.ids[505:]} == {f"train/{n}" for n in range(500, 505)}
+    originals = {image_id.split("~")[0] for image_id in out.ids[505:]}
+    assert originals == {f"train/{n}" for n in range(500, 505)}
 
 
-def test_no_copies_no_change() -> None:
+def test_default_settings_copy_nothing() -> None:
     images = make_images(5)
     assert by_id(augment(images, Augment(), seed=0)) == by_id(images)
 
@@ -81,24 +107,19 @@ def test_no_copies_no_change() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "operation",
-    [{"name": "trivial_augment"}, *({"name": "auto_augment", "policy": p} for p in ("imagenet", "cifar10", "svhn"))],
+    [
+        {"name": "trivial_augment"},
+        *({"name": "auto_augment", "policy": p} for p in ("imagenet", "cifar10", "svhn")),
+    ],
 )
-def test_learnt_policies_change_most_images_and_always_in_the_same_way(operation: dict[str, object], channels: int) -> None:
+def test_learnt_policies_change_images_reproducibly(
+    operation: dict[str, object], channels: int
+) -> None:
     images = make_images(40, channels=channels)
     out = augment(images, settings(copies=1, policy=[operation]), seed=0)
     assert out.pixels.dtype == np.uint8
     assert (out.pixels[40:] != images.pixels).any(axis=(1, 2, 3)).sum() > 8
     assert by_id(augment(images, settings(copies=1, policy=[operation]), seed=0)) == by_id(out)
-
-
-def test_from_disk_a_shard_at_a_time_the_copies_are_the_same(tmp_path: Path) -> None:
-    images = make_images(900, size=48, channels=3)
-    manifest = shards.write_split(tmp_path / "train", "train", images, ["a", "b", "c"], shard_mb=1)
-    assert len(manifest.shards) > 5
-    labels = shards.read_labels(tmp_path / "train", manifest)
-    assert np.array_equal(labels, images.labels)
-    found = Images.concatenate(list(make_copies(OnDisk(tmp_path / "train", manifest), labels, settings(), seed=0)))
-    assert by_id(found) == {name: p for name, p in by_id(augment(images, settings(), seed=0)).items() if "~" in name}
 
 
 @pytest.mark.parametrize(
@@ -112,12 +133,20 @@ def test_from_disk_a_shard_at_a_time_the_copies_are_the_same(tmp_path: Path) -> 
         {"name": "erasing", "p": 1, "scale": [0.2, 0.3]},
         {"name": "resized_crop", "scale": [0.3, 0.5]},
         {"name": "affine", "degrees": 30, "translate": 0.2, "scale": [0.6, 0.8], "shear": 10},
-        {"name": "colour_jitter", "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.2},
+        {
+            "name": "colour_jitter",
+            "brightness": 0.5,
+            "contrast": 0.5,
+            "saturation": 0.5,
+            "hue": 0.2,
+        },
         {"name": "rand_augment", "operations": 4, "magnitude": 15},
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_operation_changes_pixels_and_keeps_the_shape(operation: dict[str, object], channels: int) -> None:
+def test_every_operation_changes_pixels_and_keeps_the_shape(
+    operation: dict[str, object], channels: int
+) -> None:
     images = make_images(8, channels=channels)
     out = augment(images, settings(copies=1, policy=[operation]), seed=0)
     assert out.pixels.shape == (16, 12, 12, channels)
@@ -125,17 +154,36 @@ def test_every_operation_changes_pixels_and_keeps_the_shape(operation: dict[str,
     assert changed.sum() >= 7
 
 
-def test_flip_is_a_flip() -> None:
+def test_horizontal_flip_mirrors_the_columns() -> None:
     images = make_images(3)
     out = augment(images, settings(copies=1, policy=[{"name": "horizontal_flip", "p": 1}]), seed=0)
     assert np.array_equal(out.pixels[3:], images.pixels[:, :, ::-1])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_preview_is_a_picture_and_always_the_same(tmp_path: Path, channels: int) -> None:
+def test_preview_is_a_reproducible_png(tmp_path: Path, channels: int) -> None:
     images = make_images(12, channels=channels)
     for name in ("one.png", "two.png"):
-        preview(images, ["a", "b", "c", "empty"], settings(), 0, tmp_path / name)
+        plot_preview(images, ["a", "b", "c", "empty"], settings(), 0, tmp_path / name)
     data = (tmp_path / "one.png").read_bytes()
     assert data.startswith(b"\x89PNG")
     assert data == (tmp_path / "two.png").read_bytes()
+
+
+def test_preview_without_policy_shows_only_originals(tmp_path: Path) -> None:
+    images = make_images(12)
+    for name, values in (("with.png", settings()), ("without.png", Augment())):
+        plot_preview(images, ["a", "b", "c"], values, 0, tmp_path / name)
+    with_policy = matplotlib.image.imread(tmp_path / "with.png")
+    without_policy = matplotlib.image.imread(tmp_path / "without.png")
+    assert without_policy.shape[0] == with_policy.shape[0]
+    assert without_policy.shape[1] == 250
+    assert with_policy.shape[1] == 790
+
+
+def test_first_images_are_collected_from_parts_in_the_order_of_the_classes() -> None:
+    images = make_images(12).take(np.array([2, 5, 1, 4, 0, 3]))
+    first_images = FirstImages(4)
+    for start in range(0, 6, 2):
+        first_images.add(images.slice(start, start + 2))
+    assert first_images.images().ids == ["train/0", "train/1", "train/2"]

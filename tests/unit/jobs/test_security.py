@@ -1,4 +1,4 @@
-"""Which clusters Kiln talks to."""
+"""Checks of addresses, tokens and authentication of clusters."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from pathlib import Path
 import pytest
 
 from components.errors import UserError
-from components.jobs.security import check_address, check_authentication, token
+from components.jobs.security import check_address, check_authentication, read_token
 from tests.conftest import make_certificate
 
 
 @pytest.mark.parametrize(
-    "address", ["https://head:8265", "http://localhost:8265", "http://127.0.0.1:8265/", "http://[::1]:8265"]
+    "address",
+    ["https://head:8265", "http://localhost:8265", "http://127.0.0.1:8265/", "http://[::1]:8265"],
 )
-def test_https_and_tunnels_are_taken(address: str) -> None:
+def test_https_and_loopback_addresses_are_accepted(address: str) -> None:
     assert check_address(address, trust_network=False) == address.rstrip("/")
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "reason"),
     [
         ("http://head:8265", "plain http would show the token"),
         ("http://10.0.0.1:8265", "plain http would show the token"),
@@ -34,35 +35,44 @@ def test_https_and_tunnels_are_taken(address: str) -> None:
         ("https://me:hidden@head:8265", "has a password in it"),
     ],
 )
-def test_other_addresses_are_refused(address: str, told: str) -> None:
-    with pytest.raises(UserError, match=told) as caught:
+def test_other_addresses_are_refused_without_showing_passwords(address: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
         check_address(address, trust_network=False)
     assert "hidden" not in str(caught.value)
 
 
-def test_a_network_may_be_trusted() -> None:
+def test_plain_http_is_accepted_on_a_trusted_network() -> None:
     assert check_address("http://head:8265", trust_network=True) == "http://head:8265"
 
 
-def test_a_token_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_file_that_others_can_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert token() is None
+    assert read_token() is None
     path = tmp_path / ".ray" / "auth_token"
     path.parent.mkdir()
     path.write_text("t0ken\n")
     path.chmod(0o640)
     with pytest.raises(UserError, match=f"mode 0640.*chmod 600 {path}"):
-        token()
+        read_token()
     path.chmod(0o600)
-    assert token() == "t0ken"
+    assert read_token() == "t0ken"
+
+
+def test_token_comes_from_the_environment_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(UserError, match="no such file"):
-        token()
+        read_token()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
-    assert token() == "another"
+    assert read_token() == "another"
 
 
 class Dashboard(http.server.BaseHTTPRequestHandler):
+    """Answers as the head of a cluster does when asked for its authentication mode."""
+
     mode = "disabled"
 
     def do_GET(self) -> None:
@@ -84,7 +94,7 @@ def dashboard() -> Iterator[http.server.HTTPServer]:
     server.server_close()
 
 
-def test_a_cluster_without_authentication_is_refused(
+def test_cluster_without_authentication_is_refused(
     dashboard: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = f"http://127.0.0.1:{dashboard.server_port}"
@@ -95,13 +105,16 @@ def test_a_cluster_without_authentication_is_refused(
     check_authentication(address, insecure=False)
 
 
-def test_a_cluster_that_does_not_answer_is_told() -> None:
+def test_unreachable_cluster_is_an_error() -> None:
     with pytest.raises(UserError, match="does not answer"):
         check_authentication("http://127.0.0.1:9", insecure=True)
 
 
-def test_certificates_are_verified(dashboard: http.server.HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+def test_tls_certificate_is_verified(
+    dashboard: http.server.HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key.pem"
+    certificate = tmp_path / "certificate.pem"
     make_certificate(certificate, key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

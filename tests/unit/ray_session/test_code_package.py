@@ -1,4 +1,4 @@
-"""What travels to a cluster, and under which key."""
+"""The contents and the key of a code package."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from components.ray_session.code_package import job_key, pack
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git repository with tracked, ignored and executable files, which `pack` packs."""
     monkeypatch.setattr(code_package, "ROOT", tmp_path)
     for key in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
         monkeypatch.setenv(key, "n")
@@ -37,21 +38,27 @@ def git(folder: Path, *words: str) -> None:
     subprocess.run(["git", *words], cwd=folder, check=True)
 
 
-def names(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+def unzip(archive: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        return {name: file.read(name) for name in file.namelist()}
 
 
-def test_the_committed_files_and_the_lock_travel_and_nothing_else(repository: Path) -> None:
-    packed = pack(allow_dirty=False)
-    assert set(names(packed.data)) == {".gitignore", "components/a.py", "tool.sh", "dvc.lock", ".dvc/config.local"}
-    with zipfile.ZipFile(io.BytesIO(packed.data)) as archive:
+def test_package_holds_tracked_files_and_the_lock(repository: Path) -> None:
+    package = pack(allow_dirty=False)
+    assert set(unzip(package.archive)) == {
+        ".gitignore",
+        "components/a.py",
+        "tool.sh",
+        "dvc.lock",
+        ".dvc/config.local",
+    }
+    with zipfile.ZipFile(io.BytesIO(package.archive)) as archive:
         modes = {entry.filename: entry.external_attr >> 16 & 0o777 for entry in archive.infolist()}
     assert (modes["tool.sh"], modes["components/a.py"]) == (0o755, 0o644)
-    assert pack(allow_dirty=False).data == packed.data
+    assert pack(allow_dirty=False).archive == package.archive, "the bytes are reproducible"
 
 
-def test_a_dirty_tree_is_refused_with_what_is_dirty(repository: Path) -> None:
+def test_dirty_tree_is_refused_with_its_changes(repository: Path) -> None:
     (repository / "components/a.py").write_text("a = 2\n")
     (repository / "components/new.py").write_text("b = 1\n")
     (repository / "notes.txt").write_text("mine")
@@ -60,18 +67,18 @@ def test_a_dirty_tree_is_refused_with_what_is_dirty(repository: Path) -> None:
         pack(allow_dirty=False)
     for line in (" M components/a.py", "?? components/new.py", "?? notes.txt", " D tool.sh"):
         assert line in str(caught.value)
-    files = names(pack(allow_dirty=True).data)
+    files = unzip(pack(allow_dirty=True).archive)
     assert files["components/a.py"] == b"a = 2\n"
-    assert "components/new.py" in files, "code that is not committed yet"
+    assert "components/new.py" in files, "untracked code travels"
     assert "notes.txt" not in files
     assert "tool.sh" not in files
 
 
-def test_the_key_is_of_files_and_stages_and_not_of_the_lock(repository: Path) -> None:
+def test_key_depends_on_files_and_stages_but_not_on_the_lock(repository: Path) -> None:
     first = pack(allow_dirty=False)
     (repository / "dvc.lock").write_text("schema: '2.0'\nstages:\n")
     locked = pack(allow_dirty=False)
-    assert locked.dirty == [], "the stages themselves write it"
+    assert locked.changes == [], "the stages themselves write dvc.lock"
     assert locked.key == first.key
     git(repository, "commit", "-qam", "results")
     assert pack(allow_dirty=False).key == first.key
@@ -80,22 +87,26 @@ def test_the_key_is_of_files_and_stages_and_not_of_the_lock(repository: Path) ->
     assert pack(allow_dirty=True).key != first.key, "DVC records whether a file may be executed"
 
 
-def test_of_a_remotes_local_settings_only_its_place_travels(repository: Path) -> None:
+def test_location_of_a_remote_travels_without_credentials(repository: Path) -> None:
     (repository / ".dvc/config.local").write_text(
         "[core]\n    remote = store\n    hidden = 1\n"
         "['remote \"store\"']\n    url = s3://bucket/dvc\n    secret_access_key = hidden\n"
         "['remote \"web\"']\n    url = https://user:hidden@host/dvc\n"
     )
-    config = names(pack(allow_dirty=False).data)[".dvc/config.local"].decode()
+    config = unzip(pack(allow_dirty=False).archive)[".dvc/config.local"].decode()
     assert "hidden" not in config
     assert "no_scm = true" in config
     assert "remote = store" in config
     assert "['remote \"store\"']\nurl = s3://bucket/dvc" in config
 
 
-def test_links_and_too_many_bytes_are_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_package, "_MOST_BYTES", 10)
-    with pytest.raises(UserError, match=r"track the large ones \(such as .gitignore\) with `dvc add`"):
+def test_links_and_oversized_packages_are_refused(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_package, "_MAX_BYTES", 10)
+    with pytest.raises(
+        UserError, match=r"track the large ones \(such as .gitignore\) with `dvc add`"
+    ):
         pack(allow_dirty=False)
     (repository / "link").symlink_to("/etc/passwd")
     git(repository, "add", "link")
@@ -104,7 +115,7 @@ def test_links_and_too_many_bytes_are_refused(repository: Path, monkeypatch: pyt
         pack(allow_dirty=False)
 
 
-def test_without_git_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_without_git_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code_package, "ROOT", tmp_path)
     with pytest.raises(UserError, match="a job is made of a commit"):
         pack(allow_dirty=True)

@@ -1,32 +1,25 @@
-"""What a store could not take is sent later, once, and only to that store."""
+"""The spool: metrics are sent once, when the store answers, and only to their own store."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from components.tracking import spool, store
 
 
-@pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(spool, "FOLDER", tmp_path / "spool")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    return store.connect()
-
-
 def metrics(steps: range) -> list[Metric]:
     return [Metric("loss", 1 / step, 1000 + step, step) for step in steps]
 
 
-def test_what_was_kept_is_sent_once_and_the_run_ended(client: Any) -> None:
-    run_id = client.create_run(client.create_experiment("e")).info.run_id
-    client.log_batch(run_id, metrics=metrics(range(1, 4)))  # of these the reply was lost
-    spool.keep("http://user:secret@host", run_id, metrics(range(2, 7)), "FINISHED")
+def test_replay_sends_missing_metrics_once_and_ends_the_run(client: MlflowClient) -> None:
+    run_id = client.create_run(store.ensure_experiment(client, "spool")).info.run_id
+    client.log_batch(run_id, metrics=metrics(range(1, 4)))  # the replies were lost
+    spool.save("http://user:secret@host", run_id, metrics(range(2, 7)), "FINISHED")
     assert "secret" not in (spool.FOLDER / f"{run_id}.json").read_text()
     assert spool.replay(client, "http://elsewhere") == []
     assert spool.replay(client, "http://user:secret@host") == [run_id]
@@ -35,9 +28,11 @@ def test_what_was_kept_is_sent_once_and_the_run_ended(client: Any) -> None:
     assert spool.replay(client, "http://user:secret@host") == []
 
 
-def test_what_fails_again_is_kept(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = client.create_run(client.create_experiment("e")).info.run_id
-    spool.keep("here", run_id, metrics(range(1, 3)), "FINISHED")
+def test_replay_keeps_the_file_if_sending_fails(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = client.create_run(store.ensure_experiment(client, "spool")).info.run_id
+    spool.save("here", run_id, metrics(range(1, 3)), "FINISHED")
 
     def refuse(*_: Any, **__: Any) -> None:
         raise MlflowException("down")

@@ -1,0 +1,236 @@
+"""Selection of the images that are used, and assignment of each to one split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from components.data.preparation import duplicates
+from components.data.preparation.quarantine import (
+    check_refused_share,
+    refuse_duplicates,
+    refuse_label_conflicts,
+)
+from components.data.preparation.splits import assign_splits
+from components.data.preparation.survey import Survey
+from components.data.sources.base import NO_SPLIT, SPLITS, ImageSource, Refusal
+from components.errors import UserError
+from components.params import Preprocess
+
+# A larger share of the images in one cluster of near-duplicates suggests that `near_distance` is
+# too large, not that the images look the same.
+_LARGE_CLUSTER_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Split and label of each accepted image of a survey."""
+
+    splits: np.ndarray
+    """Index into SPLITS, `int8 (N,)`; NO_SPLIT for images that are not used."""
+    labels: np.ndarray
+    """Index into `classes`, `int64 (N,)`."""
+    classes: list[str]
+    quarantine: list[Refusal]
+    """All images of the source that are not used, dropped duplicates included."""
+    num_dropped: int
+    """Number of dropped duplicates."""
+    near_clusters: list[np.ndarray]
+    """Clusters of near-duplicates as indices of images, the largest first."""
+    warnings: list[str]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of used images per class and split, `int64 (classes, 3)`."""
+        used = self.splits != NO_SPLIT
+        cells = self.labels[used] * 3 + self.splits[used]
+        return np.bincount(cells, minlength=3 * len(self.classes)).reshape(-1, 3)
+
+
+def select_images(survey: Survey, settings: Preprocess, seed: int) -> Selection:
+    """Refuse contradicting labels, drop or keep duplicates, and assign splits to the other images.
+
+    Raises:
+        TooManyRefusedError: more images than `max_quarantined_fraction` are refused.
+        UserError: an image is in several of the source's splits, or a split is empty.
+    """
+    source = survey.source
+    rows = survey.facts["row"]
+    all_classes, all_labels = _number_labels(source, rows)
+    source_splits = source.entries.splits[rows]
+    first = _find_originals(survey.facts["digest"], source_splits)
+    excluded = duplicates.find_label_conflicts(first, all_labels)
+    quarantine = survey.refused + refuse_label_conflicts(survey, first, np.flatnonzero(excluded))
+    check_refused_share(quarantine, len(source.entries) + len(source.refused), settings)
+    _check_leaks(survey, source_splits, first, ~excluded)
+    num_dropped = 0
+    if settings.duplicates == "drop":
+        dropped = np.flatnonzero(~excluded & (first != np.arange(len(first))))
+        quarantine += refuse_duplicates(survey, first, dropped)
+        excluded[dropped] = True
+        num_dropped = len(dropped)
+    used = np.flatnonzero(~excluded)
+
+    copies = duplicates.find_first_occurrences(first[used])
+    near = None
+    if settings.near_duplicates != "ignore":
+        hashes = survey.facts["hash"][used]
+        near = duplicates.find_near_duplicates(hashes, settings.near_distance)
+    together = [copies]
+    if near is not None and settings.near_duplicates == "group":
+        together.append(near)
+    splits = np.full(len(rows), NO_SPLIT, np.int8)
+    splits[used] = _assign_splits(survey, used, together, settings, seed)
+    classes, labels, empty = _remove_empty_classes(source, all_classes, all_labels, used)
+    selection = Selection(
+        splits=splits,
+        labels=labels,
+        classes=classes,
+        quarantine=sorted(quarantine),
+        num_dropped=num_dropped,
+        near_clusters=[] if near is None else _list_clusters(used, near, copies),
+        warnings=[],
+    )
+    return replace(selection, warnings=list(_list_warnings(selection, empty, settings)))
+
+
+def _number_labels(source: ImageSource, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the classes of a source, and the index into them of the label of each row."""
+    column = source.entries.labels
+    classes = list(source.classes) or sorted(column.categories)
+    number = {name: n for n, name in enumerate(classes)}
+    numbers = np.array([number[name] for name in column.categories], np.int64)
+    return classes, numbers[column.codes[rows]]
+
+
+def _find_originals(digests: np.ndarray, source_splits: np.ndarray) -> np.ndarray:
+    """Return for each image the index of the one to keep of its exact duplicates.
+
+    It is the first that the source assigns to a split; without one, the first.
+    """
+    order = np.argsort(source_splits == NO_SPLIT, kind="stable")
+    first = np.empty(len(order), np.int64)
+    first[order] = order[duplicates.find_first_occurrences(digests[order])]
+    return first
+
+
+def _assign_splits(
+    survey: Survey, used: np.ndarray, together: list[np.ndarray], settings: Preprocess, seed: int
+) -> np.ndarray:
+    """Return the split of each used image, `int8 (len(used),)`.
+
+    Args:
+        together: Each array holds, for each used image, an image that must be in the same split.
+    """
+    entries = survey.source.entries
+    rows = survey.facts["row"][used]
+    digests = survey.facts["digest"]
+    names = entries.groups.categories
+    groups = entries.groups.codes[rows]
+    ungrouped = np.array([name == "" for name in names])[groups]
+    first_of_group = duplicates.find_first_occurrences(groups)
+    same_group = np.where(ungrouped, np.arange(len(used)), first_of_group)
+
+    def key(index: int) -> bytes:
+        return names[groups[index]].encode() or bytes(digests[used[index]])
+
+    return assign_splits(
+        source_splits=entries.splits[rows],
+        units=_connect([*together, same_group]),
+        key=key,
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        seed=seed,
+    )
+
+
+def _connect(together: list[np.ndarray]) -> np.ndarray:
+    """Return the connected component of each image, given arrays of linked images."""
+    size = len(together[0])
+    sources = np.tile(np.arange(size), len(together))
+    edges = (np.ones(len(sources), bool), (sources, np.concatenate(together)))
+    graph = coo_array(edges, shape=(size, size))
+    components: np.ndarray = connected_components(graph, directed=False)[1]
+    return components
+
+
+def _remove_empty_classes(
+    source: ImageSource, classes: list[str], labels: np.ndarray, used: np.ndarray
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """Return classes and labels without the classes that have no used image, and these classes.
+
+    A source with fixed classes keeps all of them.
+    """
+    present = np.bincount(labels[used], minlength=len(classes)) > 0
+    kept = [name for name, keep in zip(classes, present, strict=True) if keep]
+    empty = sorted({*source.empty_classes, *classes} - {*kept})
+    if source.fixed_classes:
+        return classes, labels, empty
+    return kept, np.cumsum(present)[labels] - 1, empty
+
+
+def _check_leaks(
+    survey: Survey, source_splits: np.ndarray, first: np.ndarray, mask: np.ndarray
+) -> None:
+    """Raise `UserError` if the source has equal pixels in two splits, among the masked images."""
+    assigned = source_splits != NO_SPLIT
+    leaks = np.flatnonzero(mask & assigned & (source_splits != source_splits[first]))
+    if len(leaks):
+        pairs = "; ".join(
+            f"{survey.get_entry(index).id} = {survey.get_entry(first[index]).id}"
+            for index in leaks[:5]
+        )
+        raise UserError(
+            f"{len(leaks):,} images are in two of the source's splits with the same pixels, "
+            f"which would make what is measured too good: {pairs}"
+            f"{'; ...' if len(leaks) > 5 else ''}. Take each out of one of them"
+        )
+
+
+def _list_clusters(used: np.ndarray, near: np.ndarray, copies: np.ndarray) -> list[np.ndarray]:
+    """Return the images of each cluster of near-duplicates, the largest cluster first.
+
+    Clusters that consist of exact duplicates only are left out.
+    """
+    order = np.argsort(near, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(near[order])) + 1)
+    clusters = [used[part] for part in parts if len(set(copies[part])) > 1]
+    return sorted(clusters, key=lambda cluster: (-len(cluster), cluster[0]))
+
+
+def _list_warnings(
+    selection: Selection, empty_classes: list[str], settings: Preprocess
+) -> Iterable[str]:
+    if empty_classes:
+        yield f"classes without an image: {', '.join(empty_classes)}"
+    counts = selection.counts
+    total = counts.sum()
+    present = [
+        (name, row) for name, row in zip(selection.classes, counts, strict=True) if row.sum()
+    ]
+    for split, split_name in enumerate(SPLITS):
+        missing = [name for name, row in present if not row[split]]
+        if missing:
+            yield f"classes missing from {split_name}: {', '.join(missing)}"
+    minimum = settings.min_class_images
+    tiny = [f"{name} ({row[0]})" for name, row in present if 0 < row[0] < minimum]
+    if tiny:
+        yield f"classes with fewer than {minimum} training images: {', '.join(tiny)}"
+    clusters = selection.near_clusters
+    if clusters and len(clusters[0]) > _LARGE_CLUSTER_SHARE * total:
+        yield (
+            f"one cluster of near-duplicates holds {len(clusters[0]):,} of {total:,} images: "
+            "each is near some other, not near all; look at them in the report and lower "
+            f"near_distance (now {settings.near_distance})"
+        )
+    if settings.near_duplicates == "report":
+        torn = sum(len(set(selection.splits[cluster].tolist())) > 1 for cluster in clusters)
+        if torn:
+            yield (
+                f"{torn:,} clusters of near-duplicates lie in several splits "
+                "(`near_duplicates: group` keeps each in one)"
+            )

@@ -1,0 +1,22 @@
+"""The events that a training on Ray sends to its driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.training.events import TrainingEvent
+
+
+@dataclass(frozen=True)
+class WorkersStarted:
+    """A worker group has started, with so many workers."""
+
+    workers: int
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Training makes progress, though there is nothing else to report."""
+
+
+DriverEvent = TrainingEvent | WorkersStarted | Heartbeat

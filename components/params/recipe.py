@@ -1,0 +1,125 @@
+"""One entry of `train.models`: an architecture and its training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from components.params.augment import OnlineAugment
+from components.params.base import (
+    STEM_ARCHITECTURES,
+    Architecture,
+    Boolean,
+    Integer,
+    Number,
+    Section,
+    Stem,
+)
+
+
+class Loss(Section):
+    """The loss that training minimises."""
+
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """`focal` reduces the weight of examples that are already classified well
+    (arXiv:1708.02002)."""
+    gamma: Annotated[Number, Field(ge=0, le=10)] = 2.0
+    """Exponent of the focal loss; 0 is cross entropy."""
+    class_weights: Literal["equal", "balanced"] = "equal"
+    """`balanced` weights a class in inverse proportion to its number of training images, with a
+    mean of 1 over the images."""
+
+
+class Muon(Section):
+    """Settings of the Muon optimiser, which trains the convolutions."""
+
+    learning_rate: Annotated[Number, Field(gt=0, le=1)]
+    """Peak learning rate of the convolutions: roughly the fraction by which a step changes their
+    weights."""
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.6
+    """Nesterov momentum of the convolutions."""
+
+
+class EarlyStopping(Section):
+    """Rule for ending training before the last epoch."""
+
+    metric: Literal["val_top1", "val_loss"] = "val_top1"
+    """Metric that has to improve. It also selects the best epoch, whose weights are kept."""
+    patience: Annotated[Integer, Field(ge=1)]
+    """Epochs without an improvement after which training stops."""
+    min_delta: Annotated[Number, Field(ge=0)] = 0.0
+    """Smallest change of the metric that counts as an improvement."""
+
+
+class Recipe(Section):
+    """One entry of `train.models`: an architecture and its training."""
+
+    architecture: Architecture
+    """Network. Several entries may use the same one."""
+    width: Annotated[Integer, Field(ge=4, le=1024)] | None = None
+    """Channels of the first stage (`cnn` and `resnet20` only); null is the architecture's
+    default."""
+    stem: Stem | Literal["auto"] = "auto"
+    """First layers of `resnet18`, `resnet34` and `resnet50`. `imagenet` is torchvision's stem,
+    which reduces height and width to a quarter. `cifar` keeps the full size, for small images, at
+    about 15 times the computation. `auto` is `cifar` for images whose shorter side has up to 64
+    pixels."""
+    mirror: Boolean = False
+    """Average the logits of an image and of its mirror image in validation, evaluation and serving.
+    It improves accuracy where a mirrored object is as valid as the object, and doubles the
+    computation."""
+    epochs: Annotated[Integer, Field(ge=1, le=10_000)]
+    """Passes over the augmented training split."""
+    learning_rate: Annotated[Number, Field(gt=0)]
+    """Peak learning rate of SGD, for `global_batch_size`."""
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    """Nesterov momentum; 0 is plain SGD."""
+    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
+    """L2 penalty, applied only to weights of two or more dimensions."""
+    muon: Muon | None = None
+    """Train the convolutions with Muon (https://kellerjordan.github.io/posts/muon), which takes
+    orthogonal steps and applies no weight decay to them. `learning_rate`, `momentum` and
+    `weight_decay` then apply to all other weights only. Muon needs about half the epochs for the
+    same accuracy where batch norm follows every convolution, as in all of these architectures. null
+    trains all weights with SGD."""
+    warmup_epochs: Annotated[Number, Field(ge=0)] = 1.0
+    """Epochs of linear warm-up to the peak learning rate. A cosine then takes it to zero
+    (arXiv:1608.03983)."""
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Probability mass that is spread over all classes (arXiv:1512.00567)."""
+    global_batch_size: Annotated[Integer, Field(ge=1)] | None = None
+    """Images per optimiser step for this entry; null is `train.global_batch_size`."""
+    micro_batch_size: Annotated[Integer, Field(ge=1)] | None = None
+    """Images per forward pass, over which batch norm normalises. The gradients of the micro-batches
+    add up to that of the global batch. null is the global batch divided by the largest number of
+    workers. The weights are bit-identical for any number of workers with the same micro-batches."""
+    clip_gradient_norm: Annotated[Number, Field(gt=0)] | None = None
+    """Largest Euclidean norm of the whole gradient (arXiv:1211.5063); null does not clip."""
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an exponential moving average of the weights, which is then validated and
+    kept instead of the weights themselves; null keeps no average."""
+    early_stopping: EarlyStopping | None = None
+    """Rule for ending training before the last epoch; null trains all epochs."""
+    loss: Loss = Loss()
+    """Loss that training minimises."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """`uniform` takes every image once per epoch. `balanced` takes every class equally often per
+    epoch, and the images of a class in turn."""
+    augment: OnlineAugment = OnlineAugment()
+    """On-line augmentation."""
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Recipe:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs:g}, longer than epochs ({self.epochs})"
+            )
+        if self.width is not None and self.architecture not in ("cnn", "resnet20"):
+            raise ValueError(f"width cannot be chosen for {self.architecture}; leave it out")
+        if self.stem != "auto" and self.architecture not in STEM_ARCHITECTURES:
+            raise ValueError(
+                f"stem cannot be chosen for {self.architecture}, only for "
+                f"{', '.join(STEM_ARCHITECTURES)}; leave it out"
+            )
+        return self
