@@ -1,21 +1,23 @@
-# Everything runs inside the checkout: `make help` lists what there is.
+# All targets write inside the checkout only. `make help` lists them.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# A uv of the machine's, else the one that the lock pins, fetched into the environment by its hash.
+# The machine's own uv, or else the one that requirements.lock pins, installed into .venv by hash.
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export UV_NO_PROGRESS := 1
-# Compiled once at installation, every later start takes half as long (never cached where this is set).
+# Compile bytecode at installation, so that every later start takes half as long. Python itself
+# caches none where PYTHONDONTWRITEBYTECODE is set.
 export UV_COMPILE_BYTECODE := 1
-# matplotlib writes its font list somewhere: here, not into the home directory.
+# Keep matplotlib's font cache here, not in the home directory.
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
-# Silences a notice of Material for MkDocs about MkDocs 2.
+# Silence a notice of Material for MkDocs about MkDocs 2.
 export NO_MKDOCS_2_WARNING := 1
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Two files of tests at a time, for most of their time is waiting; the longest first, or one of the two waits at the end.
+# Run two test files at a time, because tests mostly wait. Start the longest files first, so that
+# both processes end at about the same time.
 TWO := -n 2 --dist loadfile
 LONGEST := submit servers pipeline interruption faults survival
 

@@ -39,10 +39,11 @@ def main() -> None:
             f"--repeats {args.repeats}: a spread needs at least 3 (or --smoke, which claims "
             "nothing)"
         )
-    # An exception, so that the running contender is killed and the scratch folder deleted.
+    # Raise SystemExit, so that the running contender is killed and the scratch folder deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = False
-    # A short prefix: Ray's sockets lie below this folder, and a socket's path has 107 bytes.
+    # Keep the prefix short: Ray's sockets lie below this folder, and the path of a socket may have
+    # at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="kiln-bench-") as scratch:
         settings = Settings(
             args.repeats, args.smoke, Path(scratch), args.rows, args.epochs, args.network

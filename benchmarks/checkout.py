@@ -42,7 +42,7 @@ def remove(folder: Path, *names: str) -> None:
 
 
 def reset(folder: Path) -> None:
-    """Remove the outs of a copy's stages and all that they remember between runs."""
+    """Remove the outs of a copy's stages and all state that they keep between runs."""
     remove(folder, "models", "mlflow.db", "mlartifacts", ".kiln", "data/prepared")
 
 

@@ -100,7 +100,7 @@ def truncate_splits(
 def write_jpegs(folder: Path, rows: int, side: int) -> Path:
     """Write `rows` different JPEGs of `side` x `side` pixels, in ten class directories.
 
-    They are noise of 6 x 6 pixels, enlarged: to a codec about as smooth as photographs.
+    Each is noise of 6 x 6 pixels, enlarged. For a codec it is about as smooth as a photograph.
     """
     if folder.exists():
         return folder

@@ -1,4 +1,4 @@
-"""Runs a theme's cases in rounds, each case in a process of its own."""
+"""Run a theme's cases in rounds, each case in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.data import CACHE
 from benchmarks.model import Case, CaseResult, Settings, Theme
 from components.paths import ROOT
 
-# For peers that call `ray.init` without an address: it would join any cluster on this machine.
+# Some peers call `ray.init` without an address, which would join any cluster on this machine.
 LOCAL_RAY = {"RAY_ADDRESS": "local"}
 _REMOVED_PREFIXES = (
     "MLFLOW_",
@@ -56,10 +56,10 @@ class Measurements:
 
 
 def measure(theme: Theme, settings: Settings, echo: Callable[[str], None]) -> Measurements:
-    """Run all cases once, then all again, `settings.repeats` times.
+    """Run all cases in `settings.repeats` rounds.
 
-    What drifts (temperature, other load) thus drifts for all of them. Each round begins with
-    another case, so that no case always follows the same one.
+    Slow changes of the machine (temperature, other load) thus affect all cases alike. Each round
+    begins with another case, so that no case always follows the same one.
     """
     measurements = Measurements(skipped=find_missing_modules(theme.cases))
     for name, reason in measurements.skipped.items():
@@ -168,8 +168,8 @@ def _score(case: Case) -> float:
 def case_environment() -> dict[str, str]:
     """Return the environment of a contender.
 
-    It is this process's own without the user's servers, clusters and thread counts. First-party
-    code can be imported from any folder.
+    The environment of this process is passed on, except the user's servers, clusters and thread
+    counts. First-party code can be imported from any folder.
     """
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(_REMOVED_PREFIXES)

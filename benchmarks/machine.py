@@ -16,7 +16,7 @@ _LIBRARIES = ("torch", "torchvision", "ray", "mlflow", "dvc", "lightning", "acce
 
 
 def describe_machine() -> dict[str, str]:
-    """Return what a reader needs to judge or repeat a measurement.
+    """Return the facts that a reader needs to judge or repeat a measurement.
 
     It contains no host name and no path.
     """
@@ -55,7 +55,7 @@ def gpu_name() -> str:
 
 
 def machine_slug(of_gpu: bool = False) -> str:
-    """Return the machine's name for file names: `2x-amd-epyc`, or that of its GPU."""
+    """Return a name of the machine for file names: `2x-amd-epyc`, or the name of its GPU."""
     name = (of_gpu and gpu_name()) or f"{joblib.cpu_count()}x {provenance.cpu_model()}"
     words = re.sub(r"\((r|tm)\)|processor|cpu|@.*", " ", name.lower())
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")

@@ -68,7 +68,7 @@ class CaseResult:
 class Target:
     """A bound for the median of `value` over the rounds.
 
-    The target also needs `condition` to hold, where there is one. For example, images per second
+    If there is a `condition`, the target is met only if it holds. For example, images per second
     count only at the same accuracy.
     """
 
@@ -84,9 +84,9 @@ class Target:
 class Theme:
     """One comparison: its cases, its targets and the text of its report.
 
-    `metric` is the one that the table lists first and the picture shows. `conditions` describe
-    what all cases have in common. `unmeasured` lists targets that this theme cannot measure, each
-    with the reason. A theme with `gpu` runs on a GPU, and its results are named after it.
+    `metric` comes first in the table and is shown in the picture. `conditions` describe what all
+    cases have in common. `unmeasured` lists targets that this theme cannot measure, each with the
+    reason. A theme with `gpu` runs on a GPU, and its results are named after it.
     """
 
     name: str

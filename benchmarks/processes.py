@@ -38,7 +38,7 @@ def torchrun_command(name: str, *arguments: str | Path, processes: int = 2) -> l
 
 
 def shell_command(*commands: Sequence[str]) -> list[str]:
-    """Return a command that runs several one after the other and stops at the first failure."""
+    """Return a command that runs several in sequence and stops at the first failure."""
     return ["sh", "-ec", " && ".join(map(shlex.join, commands))]
 
 

@@ -57,7 +57,7 @@ def target_cells(result: TargetResult, smoke: bool) -> list[str]:
 
 
 def format_page(theme: Theme, measurements: Measurements, context: Context, name: str) -> str:
-    """Return the Markdown page. `name` is that of the files beside it, without a suffix."""
+    """Return the Markdown page. `name` is the stem of the CSV and the chart beside it."""
     lines = [f"# {theme.title}", "", *_format_warnings(context)]
     lines += ["| target | wanted | median (lowest to highest) | |", "|---|---|---|---|"]
     for result in evaluate_targets(theme, measurements):
@@ -102,7 +102,7 @@ def _format_warnings(context: Context) -> list[str]:
 
 
 def _format_cases(theme: Theme, measurements: Measurements) -> list[str]:
-    """Return a table: a row per case, a column per metric, first the theme's own."""
+    """Return a table with a row per case and a column per metric, the theme's own first."""
     rounds = measurements.rounds
     names = dict.fromkeys(
         metric for results in rounds for values in results.values() for metric in values

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from components.errors import UserError
 
-# Outside a terminal there is no window that would limit a table to 80 columns.
+# Outside a terminal Rich assumes 80 columns, which is too narrow for the tables.
 _out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 _PLAIN_INTERVAL_S = 10.0

@@ -106,8 +106,8 @@ def check_remote(folder: Path, marker_key: str | None, create_marker: bool = Fal
 def outs_containing(paths: list[str], nodes: set[str]) -> list[str]:
     """Return the outs of `dvc.lock` that contain `paths`, which `nodes` lack.
 
-    Whole outs: when DVC pushes a part of a folder, it also pushes the listing of all its files
-    and from then on believes that the others were pushed too.
+    These are always whole outs. When DVC pushes a part of a folder, it also pushes the listing of
+    all its files, and from then on treats the others as pushed.
 
     Raises:
         UserError: a path belongs to no out.

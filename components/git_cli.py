@@ -9,7 +9,7 @@ _TIMEOUT_S = 120
 
 
 class GitError(Exception):
-    """A git command failed, or git is not installed. The message says which."""
+    """A git command failed, or git is not installed. The message names the reason."""
 
 
 def git(folder: Path, *words: str) -> str:

@@ -30,7 +30,7 @@ COMMIT = "KILN_COMMIT"
 """Environment variable with the submitted commit, for a job's copy of the code, which has no git
 repository. `components.jobs.runner` sets it."""
 DIRTY = "KILN_DIRTY"
-"""Environment variable that tells whether the submitted tree differed from `COMMIT`."""
+"""Environment variable: `true` if the submitted tree differed from `COMMIT`, else `false`."""
 
 
 def fingerprint(code: Iterable[str], facts: dict[str, Any]) -> str:

@@ -16,8 +16,7 @@ from components.files import write_bytes
 class BlobStore(Protocol):
     """A flat set of named blobs. `uri` is where they are, without credentials.
 
-    `put` is atomic: afterwards the old blob or the new one is there. Every method may raise
-    `OSError`.
+    `put` is atomic: a reader finds the old blob or the new one. Every method may raise `OSError`.
     """
 
     uri: str

@@ -44,7 +44,7 @@ def command_reference() -> str:
 
 
 def help_text(name: str) -> str:
-    """Return what `python -m pipelines.NAME --help` prints."""
+    """Return the output of `python -m pipelines.NAME --help`."""
     command = importlib.import_module(f"pipelines.{name}")
     text = io.StringIO()
     with (
@@ -97,7 +97,7 @@ def rewrite_links(markdown: str, address: str) -> str:
         elif target.startswith("docs/"):
             target = target.removeprefix("docs/")
         else:
-            return link["path"]  # MkDocs reports it
+            return link["path"]  # not in the site: MkDocs reports it
         return posixpath.relpath(target, posixpath.dirname(address) or ".")
 
     return _LINK.sub(rewrite, markdown)

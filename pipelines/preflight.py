@@ -19,7 +19,7 @@ _MAX_LISTED = 20
 
 
 def run(models: Path) -> None:
-    """Check what a stage would refuse only later, and remove receipts of other registries.
+    """Find errors that a stage would report only later; remove receipts of other registries.
 
     DVC sees that a receipt exists. Only the registry knows whether it is still valid: the store may
     have been emptied, or `MLFLOW_TRACKING_URI` may name another one now. Without the receipt,

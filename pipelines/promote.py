@@ -114,7 +114,7 @@ def _carry_out(
         f"{recorded.number}): {reason}"
     )
     if override:
-        echo(f"promote: OVERRIDDEN, recorded for ever: {override}")
+        echo(f"promote: OVERRIDDEN, recorded permanently: {override}")
 
 
 def rollback(
@@ -144,7 +144,7 @@ def rollback(
         if not verdict.passed and not state.was_overridden(verdict.version):
             raise UserError(
                 f"{name}@{alias} does not return to version {target}: its verdict failed, and "
-                "nobody put it there against that; promote another version"
+                "no override promoted it; promote another version"
             )
     if dry_run:
         echo(
@@ -203,7 +203,7 @@ def _describe_last_move(state: AliasState) -> str:
     if state.effective_version != state.expected_version:
         return "it was moved by hand"
     if not state.moves:
-        return "nobody has moved it yet"
+        return "it was never moved"
     move = state.moves[-1].move
     return f"{move.who} moved it at {move.when} ({move.reason})"
 
@@ -218,7 +218,7 @@ def _show_decision(name: str, number: int, state: AliasState, decision: Promotio
 
 def _require_text(option: str, text: str) -> None:
     if not text.strip():
-        raise UserError(f"{option} is empty; say why, it is kept for ever")
+        raise UserError(f"{option} is empty; give a reason, it is kept permanently")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -265,7 +265,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--override",
         metavar="WHY",
-        help="promote against the verdict or the comparison; recorded for ever",
+        help="promote against the verdict or the comparison; recorded permanently",
     )
     parser.add_argument(
         "--test",

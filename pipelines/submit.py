@@ -31,10 +31,10 @@ def run(
     """Submit a job, or attach to the one for the same files and stages, and collect its results.
 
     Args:
-        client: of the cluster.
-        stages: empty for all.
+        client: client of the cluster.
+        stages: the stages to run. Empty means all.
         allow_dirty: accept uncommitted changes.
-        again: run a job that has succeeded once more.
+        again: run the job again if it has already succeeded.
         detach: return after the submission.
 
     Returns:

@@ -27,6 +27,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests with the marker `root` for other users."""
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that did not run because they need root."""
+    reports = terminalreporter.stats.get("skipped", [])
+    skipped = [report.nodeid for report in reports if "root" in report.keywords]
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} tests need root and did not run")
+        for name in skipped:
+            terminalreporter.line(name)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the variables that MLflow and Ray leave in the environment during a test."""

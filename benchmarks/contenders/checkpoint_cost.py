@@ -1,7 +1,7 @@
 """Cost of one checkpoint of ResNet-18 compared with an epoch at 32 x 32: `BATCH STEPS RESULT`.
 
 The epoch has as many images as Fashion-MNIST. Checkpoints are written on a thread while training
-goes on; the result counts the time of the writing as if training stood still.
+goes on. The result counts the time of writing as if training waited for it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     epoch = Epoch(
         epoch=1, step=1, learning_rate=0.1, train_loss=1, train_top1=0.1, val_loss=1, val_top1=0.1
     )
-    state.history.add(epoch, state.copy_eval_weights)  # a checkpoint has the best weights, too
+    state.history.add(epoch, state.copy_eval_weights)  # a checkpoint also has the best weights
     checkpoints = Checkpoints(open_store(str(result.parent), "checkpoints"), "0" * 64, keep=2)
     copy_times = []
     write_times = []

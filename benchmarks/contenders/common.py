@@ -82,7 +82,7 @@ class Workload:
     def load_dataset(self, split: str) -> TensorDataset:
         """Load images as `float (N, C, H, W)`, normalised once, with their labels.
 
-        A DataLoader over arrays cannot be given anything faster.
+        No other input makes a DataLoader over arrays faster.
         """
         images, _ = read_split(Path(self.data) / split)
         channels = self.network.channels
@@ -133,7 +133,7 @@ def steady_rate(rows: int, seconds: list[float]) -> float:
 
     Args:
         rows: images of one epoch.
-        seconds: duration of each epoch. A single one counts.
+        seconds: duration of each epoch. If there is only one epoch, it counts.
     """
     later = seconds[1:] or seconds
     return rows * len(later) / sum(later)

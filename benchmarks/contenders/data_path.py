@@ -68,7 +68,10 @@ def _make_steppers(splits: str, cache: Path, micro_batches: int) -> dict[str, St
 
 
 def _measure_epoch_start(stepper: Stepper) -> float:
-    """Return the seconds of an epoch's random draws per step: the blocks are too short for them."""
+    """Return the time of an epoch's random draws, in seconds per step.
+
+    The timed blocks are too short to contain the start of an epoch.
+    """
     start = time.perf_counter()
     stepper.augmenter.begin_epoch(0, 1)
     sample_batches(stepper.config.train.labels, _GLOBAL_BATCH, 0, 1)

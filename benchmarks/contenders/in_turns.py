@@ -1,9 +1,9 @@
 """Kiln's loop under Ray Train and under torchrun, in turns: `WORKLOAD TURNS RESULT SEED`.
 
-The machine's own speed changes by many times the difference between the two, from one second to
-the next where other processes run. So both are started and take turns of 1.5 seconds, in which
-all processes of the other one are stopped (SIGSTOP), Ray's daemons included. The result compares
-the steps that no other process has slowed down, and has their share.
+Where other processes run, the speed of the machine changes from one second to the next, by many
+times the difference between the two. So both are started and take turns of 1.5 seconds. During a
+turn, all processes of the other one are stopped (SIGSTOP), Ray's daemons included. The result
+compares the steps that no other process has slowed down, and has their share.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _TURN_S = 1.5
 _SETTLE_S = 0.3
 _START_TIMEOUT_S = 120
 _WARM_UP_STEPS = 10
-# A step is slowed down if it takes so many times as long as a quick one: another process on the
-# core doubles it, Ray's daemons cost a few per cent.
+# A step that takes this many times as long as a quick one counts as slowed down. Another process
+# on the core doubles a step; Ray's daemons cost a few per cent.
 _SLOW = 1.25
 # An interval this many times as long contains the validation at the end of an epoch.
 _PAUSE = 4
-# The quickest fifth of the steps is quick.
+# The slowest step of the quickest fifth is the quick step that the others are compared with.
 _QUICK_QUANTILE = 0.2
 
 
@@ -48,7 +48,7 @@ class Contender:
         self.processes: list[psutil.Process] = []
 
     def step_times(self) -> list[float]:
-        """Return the end of each optimiser step so far, as seen by one rank."""
+        """Return the times at which one rank ended its optimiser steps so far."""
         name = f"{OPTIMIZER_STEP} ends"
         ends = [event for event in read_trace(self.trace) if event.name == name]
         return [event.time for event in ends if event.pid == ends[0].pid]
@@ -138,7 +138,7 @@ def main() -> None:
     turns = int(sys.argv[2])
     result = Path(sys.argv[3])
     seed = sys.argv[4]
-    # More epochs than the turns can take: the contenders are killed.
+    # More epochs than fit into the turns: the contenders are killed after the last turn.
     workload = replace(Workload.read(workload_file), epochs=1000)
     endless = result.parent / "workload.json"
     workload.write(endless)

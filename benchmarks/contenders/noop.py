@@ -71,7 +71,7 @@ def _list_outs(repository: Path) -> list[Path]:
 
 
 def _write_split(folder: Path, size: int) -> None:
-    """Write a folder like a split's: a manifest, and shards of `size` random bytes in all."""
+    """Write a folder like that of a split: a manifest and shards, `size` random bytes in total."""
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}\n")
     if size:

@@ -64,7 +64,7 @@ def main() -> None:
 def _measure_combinations(
     network: Network, pixels: Tensor, labels: Tensor, rounds: int
 ) -> tuple[dict[Combination, float], dict[Combination, list[Tensor]]]:
-    """Return the least seconds of each combination over all rounds, and its gradient.
+    """Return the shortest time of each combination in seconds, over all rounds, and its gradient.
 
     There is one more round than `rounds`, because the first includes the creation of kernels.
     """

@@ -1,4 +1,4 @@
-"""The preprocess stage, from the end of its imports: `CHECKOUT RESULT`.
+"""Time of the preprocess stage, from the end of its imports: `CHECKOUT RESULT`.
 
 The start of Ray is included, because the stage starts it.
 """

@@ -1,4 +1,4 @@
-"""Prints the test top-1 of a model's weights as a share of 1: `WEIGHTS TEST_SPLIT`."""
+"""Print the test top-1 of a model's weights as a share of 1: `WEIGHTS TEST_SPLIT`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from benchmarks.processes import PREPROCESS, TRAIN, import_environment
 COMMANDS = {"preprocess": PREPROCESS, "train": TRAIN}
 OUTS = {"preprocess": "data/prepared", "train": "models"}
 _SAMPLE_INTERVAL_S = 0.5
-# Ray's daemons, which never hold images. Workers and the decoders that they start may.
+# Ray's daemons never hold images and are not reported. Workers and their decoders are.
 _DAEMONS = ("raylet", "gcs_server", "dashboard", "runtime_env")
 
 

@@ -1,6 +1,6 @@
-"""Rate of Kiln's step, in one process or in those of torchrun.
+"""Rate of Kiln's step, in one process or in several that torchrun starts.
 
-Arguments: `SPLITS THREADS MICRO_BATCHES STEPS RESULT`, with the threads of each process.
+Arguments: `SPLITS THREADS MICRO_BATCHES STEPS RESULT`. `THREADS` is the number per process.
 """
 
 from __future__ import annotations

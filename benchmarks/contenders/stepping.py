@@ -121,7 +121,7 @@ def make_stepper(
 class ConstantImages(Prefetcher):
     """Returns the first images of the store for any rows.
 
-    The difference to a usual prefetcher is the cost of loading.
+    A step with a usual prefetcher takes longer by the cost of loading.
     """
 
     def __init__(self, store: ImageStore) -> None:
@@ -136,7 +136,7 @@ class ConstantImages(Prefetcher):
 
 
 def iterate_steps(stepper: Stepper) -> Iterator[Totals]:
-    """Make one step per iteration, without end: the first epoch again and again."""
+    """Make one step per iteration. The first epoch is repeated endlessly."""
     while True:
         yield from stepper.train_epoch()
         stepper.state.step = 0

@@ -1,4 +1,4 @@
-"""Reads the events that `benchmarks/trace/sitecustomize.py` logs in the processes of a command."""
+"""Read the events that `benchmarks/trace/sitecustomize.py` logs in the processes of a command."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def traced_environment(trace: Path, *folders: Path, every: str | None = None) ->
     """Return the environment of a command whose processes log their events to `trace`.
 
     Args:
-        folders: the processes import from these first.
-        every: the traced function of which every call is logged.
+        folders: first entries of the processes' import path.
+        every: a traced function whose calls are all logged. Of the others, only the first is.
     """
     environment = import_environment(ROOT / "benchmarks" / "trace", *folders)
     environment["KILN_BENCH_TRACE"] = str(trace)

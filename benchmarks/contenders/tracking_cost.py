@@ -1,8 +1,8 @@
 """Cost of metrics of every step in MLflow, for Kiln's step: `SPLITS STEPS BLOCKS RESULT`.
 
 Blocks with and without metrics take turns. `TrainingRun` sends metrics on a thread of its own,
-once a second. The end of each block waits, untimed, until the last ones have arrived: their cost
-is missing in the result, which matters less the longer the block.
+once a second. After each block the contender waits, untimed, until the last metrics have arrived.
+The result lacks their cost; the longer the blocks, the smaller this error.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     for number in range(blocks):
         untracked_s = _run_block(steps, step_count)
         tracked_s = _run_tracked_block(steps, step_count, run, first=number * step_count + 1)
-        # The machine's speed changes by more than the cost: only neighbouring blocks compare.
+        # The machine's speed changes by more than the cost, so only neighbours are compared.
         ratios.append(tracked_s / untracked_s)
         tracked_times.append(tracked_s)
     run.end("FINISHED")

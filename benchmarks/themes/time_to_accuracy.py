@@ -118,7 +118,7 @@ def _speedup(case: str) -> Metric:
 def _as_accurate(case: str) -> Condition:
     """Return the condition that a case is as accurate as the example in every round.
 
-    The mean is not enough: each round's clock stops for a model that must be as good.
+    The mean is not enough: the time of a round counts only if its model is as accurate.
     """
 
     def holds(rounds: Sequence[Round]) -> tuple[bool, str]:

@@ -1,8 +1,8 @@
 """Tracer: every Python process that has this folder on its path logs when it reaches `WATCHED`.
 
-Python imports a module of this name at start-up, in Ray's workers too. It uses the standard
-library only, and of that only what a process has loaded anyway, because it must not add to the
-imports that it measures.
+Python imports a module of this name at start-up, in Ray's workers too. It uses only modules of the
+standard library that every process has loaded anyway, because it must not add to the imports that
+it measures.
 
 Each event is a JSON line, appended to the file that `KILN_BENCH_TRACE` names: `time` (seconds
 since the epoch), `pid`, `name`, and `import_s` (seconds that this process has spent on imports so
@@ -36,7 +36,7 @@ A module that lacks one of its functions fails to import.
 """
 
 MIN_IMPORT_S = 0.25
-"""An import statement is logged after each so many seconds of imports."""
+"""Seconds of imports after which the next import statement to end is logged."""
 
 import_s = 0.0
 
@@ -117,7 +117,7 @@ def install():
 def is_loaded(name):
     """Return whether a module's code has run to its end.
 
-    `_initializing` is the mark by which the import system itself knows.
+    The import system itself sets `_initializing` while the code runs.
     """
     spec = getattr(sys.modules.get(name), "__spec__", None)
     return spec is not None and not getattr(spec, "_initializing", False)

@@ -1,4 +1,4 @@
-"""Paired comparison of two models: is the candidate worse than the champion beyond a tolerance?"""
+"""Paired comparison of two models: a test for a regression beyond a tolerance."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def compare(
     difference. Drawing these numbers from their multinomial distribution is therefore equivalent
     to drawing the examples. `p_value` is McNemar's exact two-sided test (Psychometrika 12, 1947).
 
-    The candidate passes if `low` is at least `-max_regression`. It bears the burden of proof: a
-    test split that is too small to separate the two models proves nothing.
+    The candidate passes if `low` is at least `-max_regression`. This is a non-inferiority test: on
+    a test split that is too small to separate the two models, the candidate does not pass.
 
     Args:
         candidate: mask of the examples that the candidate got right, `bool (N,)`.

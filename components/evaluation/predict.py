@@ -42,7 +42,7 @@ def require_compatible(name: str, network: Network, split: Manifest) -> None:
     """Check that a network was trained for the classes and the image shape of a split.
 
     Raises:
-        UserError: it was not. The message calls the model `name`.
+        UserError: the classes or the shapes differ. The message calls the model `name`.
     """
     if (network.classes, network.shape) != (split.classes, split.shape):
         raise UserError(
@@ -73,7 +73,7 @@ def predict_batches(
     Returns:
         logits `float32 (B, K)` of each batch and the seconds spent in the module.
     """
-    # Sums depend on the number of threads. Each of several workers has one, so this has one too.
+    # Sums depend on the number of threads, so every process has one, however many there are.
     torch.set_num_threads(1)
     logits = []
     seconds = 0.0

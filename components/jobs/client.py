@@ -29,7 +29,7 @@ from components.ray_session.private_api import TimeoutJobSubmissionClient
 
 _STOP_TIMEOUT_S = 30.0
 _STOP_POLL_INTERVAL_S = 0.5
-_STOPPED_EXIT_CODE = 143  # as of a process that SIGTERM ended
+_STOPPED_EXIT_CODE = 143  # the exit code of a process that SIGTERM ended
 
 
 def connect(address: str, insecure: bool, trust_network: bool) -> TimeoutJobSubmissionClient:
@@ -85,10 +85,10 @@ def submit(
     Ids are `kiln-KEY-N`. The same files and stages have the same key; N counts the attempts.
 
     Args:
-        client: of the cluster.
+        client: client of the cluster.
         package: the code to run.
-        stages: empty for all.
-        again: run a job that has succeeded once more.
+        stages: the stages to run. Empty means all.
+        again: run the job again if it has already succeeded.
 
     Returns:
         The id of the new job or of the existing one.

@@ -17,7 +17,7 @@ def check_same_files(metadata: JobMetadata, job: str) -> None:
     """Check that the working tree has the files that the job ran.
 
     Raises:
-        UserError: it has other files, to which the job's results do not belong.
+        UserError: the files differ, so the job's results do not belong to them.
     """
     if not metadata.key:
         return
@@ -71,7 +71,7 @@ def collect(log: str) -> None:
 
 
 def _check_names(result: JobResult) -> None:
-    """Refuse files that are no uncached outs: a job must not write elsewhere."""
+    """Refuse files that are not uncached outs: a job must not overwrite other files."""
     uncached = find_uncached_outs(ROOT, result.lock)
     declared = {name for names in uncached.values() for name in names}
     if undeclared := set(result.files) - declared:

@@ -31,7 +31,7 @@ from components.ray_session.session import session
 
 
 def run(job: str, marker_key: str | None, stages: Sequence[str]) -> int:
-    """Reproduce stages and what they need, push the outs and print the result to the log.
+    """Reproduce stages and their dependencies, push the outs and print the result to the log.
 
     Finished stages are pushed to the DVC remote even if a later one fails, so that another attempt
     does not repeat them.
@@ -40,13 +40,13 @@ def run(job: str, marker_key: str | None, stages: Sequence[str]) -> int:
         job: the job's id.
         marker_key: names the marker file in a DVC remote that is a folder
             (`dvc_cli.check_remote`). None skips that check.
-        stages: empty for all.
+        stages: the stages to run. Empty means all.
 
     Returns:
         The exit code of `dvc repro`, or of `dvc push` if the stages succeeded.
 
     Raises:
-        UserError: the site lacks something. No stage was started.
+        UserError: a setting of the site is missing. No stage was started.
     """
     _check_site()
     with _workspace(Path.cwd(), job, marker_key) as folder:

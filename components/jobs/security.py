@@ -113,8 +113,8 @@ def check_authentication(address: str, insecure: bool) -> None:
     mode = _authentication_mode(response)
     if mode != "token" and not insecure:
         raise UserError(
-            f"{address}: token authentication is {mode}, so that whoever reaches it can run "
-            "anything there; start the cluster with RAY_AUTH_MODE=token on every node, or say "
+            f"{address}: token authentication is {mode}, so that everyone who reaches it can "
+            "run anything there; start the cluster with RAY_AUTH_MODE=token on every node, or say "
             "--insecure"
         )
 

@@ -1,4 +1,4 @@
-"""Addresses of the site that may travel to a cluster's nodes."""
+"""Addresses of the site that Kiln sends to a cluster's nodes."""
 
 from __future__ import annotations
 

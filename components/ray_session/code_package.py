@@ -1,4 +1,4 @@
-"""The code archive that travels to a cluster: the committed files and `dvc.lock`, nothing else."""
+"""The code archive that Kiln sends to a cluster: the committed files and `dvc.lock` only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from components.provenance import PACKAGES
 LOCAL_CONFIG = ".dvc/config.local"
 """DVC's settings of one working copy, which git ignores. Users keep credentials there."""
 
-# The settings of a remote that may travel: its location, never credentials.
+# The settings of a remote that Kiln sends to a cluster: its location, never credentials.
 _PUBLIC_SETTINGS = ("url", "endpointurl", "region")
 # Ray sends a package as one message of at most 512 MiB and keeps it in the head's memory.
 _MAX_BYTES = 400 << 20
@@ -54,7 +54,7 @@ def pack(allow_dirty: bool) -> Package:
 
     Raises:
         UserError: there is no git repository; the tree is dirty and `allow_dirty` is false (the
-            message lists the changes); or a file cannot travel (a link, a submodule, too many
+            message lists the changes); or a file cannot be packed (a link, a submodule, too many
             bytes).
     """
     commit = _git("rev-parse", "HEAD").strip()
@@ -62,10 +62,10 @@ def pack(allow_dirty: bool) -> Package:
     if changes and not allow_dirty:
         lines = "\n".join(f"  {line}" for line in changes)
         raise UserError(
-            f"the working tree differs from commit {commit[:12]}, so that nobody could make the "
-            f"results again:\n{lines}\n"
-            "commit or ignore that, or say --allow-dirty (what is tracked then travels as it is "
-            f"here, and new files of {' and '.join(PACKAGES)})"
+            f"the working tree differs from commit {commit[:12]}, so the results could not be "
+            f"reproduced:\n{lines}\n"
+            "commit or ignore these changes, or add --allow-dirty (it sends tracked files as they "
+            f"are here, and new files of {' and '.join(PACKAGES)})"
         )
     files = _read_files(_list_files(changes))
     digest = hashlib.sha256()
@@ -78,7 +78,7 @@ def pack(allow_dirty: bool) -> Package:
 
 
 def job_key(package: Package, stages: Sequence[str]) -> str:
-    """Return the idempotency key of a job: the same files and stages give the same results."""
+    """Return the idempotency key of a job. It depends on its files and stages only."""
     return hashlib.sha256("\0".join([package.key, *sorted(set(stages))]).encode()).hexdigest()
 
 
@@ -120,7 +120,7 @@ def _portable_mode(path: Path) -> int:
     """Return 0o755 or 0o644.
 
     DVC records whether a dependency is executable. The other bits come from the umask of this
-    machine and do not travel.
+    machine and are left out.
     """
     return 0o755 if path.stat().st_mode & 0o100 else 0o644
 

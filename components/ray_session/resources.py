@@ -50,7 +50,7 @@ class WorkerRequest:
 class NodeCapacity:
     """The total resources of a node, whether or not they are in use.
 
-    `gpus` is None where they were not asked for.
+    `gpus` is None if no GPUs were requested.
     """
 
     name: str
@@ -79,7 +79,7 @@ def check_local_capacity(request: WorkerRequest) -> None:
     """Check that the workers fit on this machine, unless a cluster is used.
 
     Raises:
-        UserError: they do not; the message says how many would.
+        UserError: they do not fit. The message has the number that fits.
     """
     if not is_cluster():
         _check_fit(request, [NodeCapacity("this machine", joblib.cpu_count())])
@@ -89,8 +89,8 @@ def choose_device(request: WorkerRequest, device: str) -> str:
     """Return `cpu` or `gpu` for the connected cluster, given `auto`, `cpu` or `gpu`.
 
     Raises:
-        UserError: the workers do not fit; the message says what each node could take. So a
-            training never waits for resources that may never come.
+        UserError: the workers do not fit. The message lists the room on each node. Without this
+            check, training could wait forever for resources.
     """
     nodes = _nodes()
     with_gpu = replace(request, gpus=request.gpus or 1)

@@ -23,9 +23,9 @@ from components.ray_session.code_package import pack, write_archive
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A session that lives for one stage is scraped by no one; each metric is work for a process.
+    # No server scrapes a session that lasts for one stage, and every metric costs CPU time.
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # A thread that still calls Ray after the session has ended must not start another one.
+    # A thread that calls Ray after the session has ended must not start another session.
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 """Environment of every driver, unless the user's own sets it. Ray reads it on import."""
@@ -102,7 +102,7 @@ def _describe(error: Exception, address: str | None) -> str:
 
 
 def _runtime_env(folder: Path) -> dict[str, Any]:
-    """Return what a cluster's workers need of this process: addresses, and its code.
+    """Return the runtime environment of a cluster's workers: addresses and this repository's code.
 
     In a job of `pipelines.submit` the workers have the job's code already.
     """

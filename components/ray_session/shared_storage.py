@@ -51,7 +51,7 @@ def resolve() -> str:
 
 
 def _complete_s3_url(parts: SplitResult) -> str:
-    """Add endpoint and region of the environment to the URL's query, unless they are there."""
+    """Add endpoint and region of the environment to the URL's query, unless it has them."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if endpoint and not region:
@@ -91,7 +91,7 @@ def check_storage(storage: str) -> None:
     This also detects a folder that exists on every node but is not shared.
 
     Raises:
-        UserError: names the nodes that cannot, and the reasons.
+        UserError: a node cannot write or read. The message has all such nodes with the reasons.
     """
     content = secrets.token_hex(8)
     probe = join_uri(storage, f".probe-{content}")

@@ -29,7 +29,7 @@ _FETCH_TIMEOUT_S = 3600.0
 class DistributedSplits:
     """Splits (`components.data.format.shards`) that every node can read.
 
-    The object is small and travels to the nodes. A node that does not see the driver's folders
+    The object is small and is sent to the nodes. A node that does not see the driver's folders
     keeps a copy of the splits in its scratch folder.
     """
 

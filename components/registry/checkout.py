@@ -34,9 +34,9 @@ def checkout(commit: str, folder: Path) -> bool:
 def lock_candidates(commit: str) -> list[str]:
     """Return the contents of `dvc.lock` that may describe a training at `commit`, nearest first.
 
-    A training is locked after it ran, so the lock of its own commit does not have it yet. The
-    candidates are the lock at the commit, at the later commits that changed it, and in the
-    working tree.
+    DVC records a training in `dvc.lock` after it ran, so the file at the training's own commit does
+    not contain it yet. The candidates are the file at the commit, at the later commits that changed
+    it, and in the working tree.
     """
     texts = []
     with suppress(GitError):
@@ -53,7 +53,7 @@ def lock_candidates(commit: str) -> list[str]:
 def fetch_outs(folder: Path, lock: str) -> None:
     """Write another `dvc.lock` into a checkout and fetch its outs from the cache or the remote.
 
-    Outs that neither has are missing afterwards.
+    Outs that are in neither of them are missing afterwards.
     """
     (folder / LOCK).write_text(lock, encoding="utf-8")
     _try_dvc(folder, "checkout", "--allow-missing", "--force", "--quiet")

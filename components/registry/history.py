@@ -65,7 +65,7 @@ class AliasState:
     def interrupted(self) -> bool:
         """True if the last move is recorded and the alias is still where the move began.
 
-        Its author died before setting the alias, or is about to set it.
+        The process that recorded it died before setting the alias, or is about to set it.
         """
         if not self.moves or self.current_version == self.expected_version:
             return False
@@ -75,7 +75,7 @@ class AliasState:
 
     @property
     def effective_version(self) -> int | None:
-        """The version of the alias if an interrupted move counts as done: it was decided."""
+        """The version of the alias, with an interrupted move counted as done."""
         return self.expected_version if self.interrupted else self.current_version
 
     @property
@@ -105,7 +105,7 @@ class AliasState:
         """Return the version of the alias before a move, according to the history.
 
         A version that was set by hand is not returned, so that a rollback does not restore it. The
-        first move is the exception: before it, the version that it found counts.
+        first move is the exception: the version from which it moved the alias is returned.
         """
         earlier = [other for other in self.moves if other.number < recorded.number]
         return earlier[-1].move.target if earlier else recorded.move.source
@@ -124,7 +124,7 @@ class AliasState:
         if self.interrupted:
             return (
                 f"move {self.moves[-1].number} of {alias} to {expected} is under way or was "
-                f"interrupted, or somebody has set the alias back to {current} by hand; the move "
+                f"interrupted, or the alias was set back to {current} by hand; the move "
                 "counts as done"
             )
         if self.current_version != self.expected_version:
@@ -232,7 +232,7 @@ def sync_alias(client: MlflowClient, name: str, alias: str) -> int | None:
             client.delete_registered_model_alias(name, alias)
         else:
             client.set_registered_model_alias(name, alias, str(state.expected_version))
-    raise UserError(f"{name}@{alias} does not stay where it is set; somebody else keeps moving it")
+    raise UserError(f"{name}@{alias} does not stay where it is set; another user keeps moving it")
 
 
 def describe_version(version: int | None) -> str:

@@ -47,7 +47,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Lineage:
-    """A version and the records of its making.
+    """A version and the records of how it was made.
 
     `facts` are the tags of its run and of the version itself, `params` the parameters of the run.
     """
@@ -192,17 +192,17 @@ def _check_outs(lineage: Lineage, tree: Path) -> list[CheckResult]:
     results = []
     for name, path in _SPLITS.items():
         manifest = tree / path / MANIFEST
-        found = Manifest.read(manifest).sha256 if manifest.exists() else None
-        results.append(_compare(f"data.{name}", facts.get(f"data.{name}.sha256"), found))
+        sha256 = Manifest.read(manifest).sha256 if manifest.exists() else None
+        results.append(_compare(f"data.{name}", facts.get(f"data.{name}.sha256"), sha256))
     return [*results, _compare("weights", weights_sha256, _digest_file(weights))]
 
 
-def _compare(fact: str, expected: str | None, found: str | None) -> CheckResult:
+def _compare(fact: str, expected: str | None, actual: str | None) -> CheckResult:
     if expected is None:
         return CheckResult(fact, UNKNOWN, "not recorded")
-    if found is None:
+    if actual is None:
         return CheckResult(fact, UNKNOWN, "not to be had here")
-    return CheckResult(fact, MATCHES if expected == found else DIFFERS, found)
+    return CheckResult(fact, MATCHES if expected == actual else DIFFERS, actual)
 
 
 def _check_recipe(lineage: Lineage, params: Params) -> CheckResult:
@@ -214,13 +214,13 @@ def _check_recipe(lineage: Lineage, params: Params) -> CheckResult:
     if not recorded:
         return CheckResult("recipe", UNKNOWN, "not recorded")
     values = runs.flatten({"recipe": recipe.model_dump(mode="json")})
-    found = {key: str(value) for key, value in values.items()}
-    # Keys that were added to the schema since then are not compared. They have their default,
-    # which is what was done before there was a choice.
+    current = {key: str(value) for key, value in values.items()}
+    # Keys that were added to the schema since then are not compared. Their default is the behaviour
+    # of the code before the key existed.
     differences = [
-        f"{key} is {found.get(key)}, was {value}"
+        f"{key} is {current.get(key)}, was {value}"
         for key, value in sorted(recorded.items())
-        if found.get(key) != value
+        if current.get(key) != value
     ]
     if differences:
         return CheckResult("recipe", DIFFERS, ", ".join(differences))

@@ -40,9 +40,9 @@ def find_by_digest(client: MlflowClient, name: str, sha256: str) -> ModelVersion
     """Return the version that holds the weights with this digest, None if there is none.
 
     Several versions can hold them: two processes registered at the same time, or the client
-    repeated a call whose reply was lost. Then the lowest number counts, for all processes and for
-    good. The others cannot be in any receipt and are deleted. If the server does not let this user
-    delete, they lose their digest instead. A version with a verdict or an alias is kept.
+    repeated a call whose reply was lost. Then all processes use the one with the lowest number. The
+    others cannot be in any receipt and are deleted. If this user may not delete versions, their tag
+    with the digest is overwritten instead. A version with a verdict or an alias is kept.
     """
     versions = sorted(
         client.search_model_versions(f"name = '{name}' and tags.`{SHA256_TAG}` = '{sha256}'"),

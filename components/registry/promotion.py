@@ -76,9 +76,9 @@ def check_candidate(
     Args:
         client: Client of the store.
         candidate: The version.
-        alias: The alias that it is to get. Only for `champion` and `promote.alias` is a comparison
-            that does not pass an objection.
-        baseline_version: The version that it is compared with, None for no comparison.
+        alias: The alias to move to the version. A comparison that does not pass is an objection
+            only for `champion` and `promote.alias`.
+        baseline_version: The version to compare it with, None for no comparison.
         params: The parameters.
         test: Folder of the test split on which the candidate was evaluated.
 

@@ -36,7 +36,7 @@ def record_verdict(
 ) -> None:
     """Write an evaluation to its version and to the version's run.
 
-    The tag `validation_status` is written last, because others rely on it.
+    The tag `validation_status` is written last, because other programs rely on it.
 
     Args:
         client: Client of the store.
@@ -137,14 +137,14 @@ def load_verified(version: ModelVersion) -> tuple[ModelVerdict, LoadedModel]:
     """
     verdict = get_verdict(version)
     loaded = packaging.load(f"models:/{version.name}/{version.version}")
-    for part, expected, found in (
+    for part, expected, actual in (
         ("weights", verdict.sha256, loaded.sha256),
         ("files", verdict.files_sha256, loaded.files_sha256),
     ):
-        if expected != found:
+        if expected != actual:
             raise UserError(
                 f"{version.name} version {version.version} was altered after its verdict: its "
-                f"{part} were judged with sha256 {expected}, now it is {found}; nothing may rely "
+                f"{part} were judged with sha256 {expected}, now it is {actual}; nothing may rely "
                 "on it"
             )
     return verdict, loaded

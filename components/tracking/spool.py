@@ -23,7 +23,7 @@ def save(uri: str, run_id: str, metrics: list[Metric], status: str) -> Path:
     Args:
         uri: Address of the store that the run is in.
         run_id: The run.
-        metrics: What the store has not confirmed.
+        metrics: Metrics that the store has not confirmed.
         status: MLflow's status of the ended run, for example "FINISHED".
     """
     path = FOLDER / f"{run_id}.json"

@@ -49,11 +49,11 @@ def uses_server() -> bool:
 def connect() -> MlflowClient:
     """Return a client of the store after checking that the store answers.
 
-    Also sends what the spool keeps for this store.
+    Also sends the metrics that the spool keeps for this store.
 
     Raises:
-        UserError: The store does not answer, which takes at most about 20 seconds to find out,
-            or it refuses the user. The message contains the address without its password.
+        UserError: The store does not answer within about 20 seconds, or it refuses the user. The
+            message contains the address without its password.
     """
     for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)

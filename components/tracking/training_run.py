@@ -23,15 +23,15 @@ from components.tracking import spool, store
 from components.tracking.runs import FINGERPRINT_TAG, MODEL_TAG, flatten
 
 _END_TIMEOUT_S = 20
-# Metrics of this interval go out in one request, which costs the same for one as for a hundred.
+# Metrics of this interval are sent in one request. A hundred metrics cost no more than one.
 _BATCH_INTERVAL_S = 1.0
 
 
 class TrainingRun:
-    """An open MLflow run, to which a background thread sends what is logged.
+    """An open MLflow run. A background thread sends the logged metrics.
 
     A slow or dead server therefore never blocks training. Metrics that could not be sent are sent
-    again with the next ones. What is still unsent at the end is saved in the spool.
+    again with the next ones. Metrics that are still unsent at the end are saved in the spool.
 
     Args:
         client: Client of the store that the run is in.
@@ -68,7 +68,7 @@ class TrainingRun:
     def end(self, status: str) -> None:
         """End the run, within 20 seconds even when the server does not answer.
 
-        In that case `spooled` is the file that keeps the rest.
+        In that case `spooled` is the file with the metrics that were not sent.
         """
         self._queue.put(status)
         self._thread.join(_END_TIMEOUT_S)
@@ -88,7 +88,7 @@ class TrainingRun:
         self._queue.put(None)
 
     def _send(self) -> None:
-        """Send what is logged until the run ends (the background thread)."""
+        """Send logged metrics until the run ends. Runs on the background thread."""
         while True:
             status = self._queue.get() or self._wait_for_end()
             # Training continues without tracking: MLflow raises its own errors and those of
@@ -117,7 +117,7 @@ class TrainingRun:
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)
             with self._lock:
-                # Metrics that were added during the request are behind those that were sent.
+                # Metrics that were added during the request come after those that were sent.
                 self._unsent = self._unsent[len(metrics) :]
 
 

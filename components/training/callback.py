@@ -14,10 +14,10 @@ class TrainerCallback(Protocol):
         """Handle an event. Called on rank 0 only."""
 
     def on_step_begin(self, step: int) -> None:
-        """Prepare for an optimiser step, after `step` steps in all. Called on every rank."""
+        """Prepare for the optimiser step after global step `step`. Called on every rank."""
 
     def on_progress(self) -> None:
-        """Note a sign of life. Called on every rank after each step and validation batch."""
+        """Record progress. Called on every rank after each step and validation batch."""
 
     def save_checkpoint(self, state: dict[str, Any], wait: bool) -> None:
         """Save the training state, and return only once it is written if `wait`.

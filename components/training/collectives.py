@@ -66,7 +66,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def broadcast_bytes(data: bytes | None, device: torch.device) -> bytes | None:
-    """Return rank 0's `data`, which may be None, on every rank. `device` is the backend's."""
+    """Return rank 0's `data`, which may be None, on every rank. The backend uses `device`."""
     if get_rank_and_world_size()[1] == 1:
         return data
     with _translate_errors():
@@ -82,7 +82,7 @@ def broadcast_bytes(data: bytes | None, device: torch.device) -> bytes | None:
 
 
 def pairwise_sum(parts: list[Tensor]) -> Tensor:
-    """Sum neighbours, then neighbours of the sums, and so on; an odd last part waits a round.
+    """Sum neighbours, then neighbours of the sums, and so on; an odd part waits for the next round.
 
     Any aligned block of 2^k parts may be summed beforehand without changing a bit. Overwrites
     `parts`.

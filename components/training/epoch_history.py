@@ -18,7 +18,7 @@ class EpochHistory:
     """Finished epochs, the weights of the best one, and the state of early stopping.
 
     The best epoch has the highest top-1; of equal ones the lower validation loss wins, then the
-    earlier epoch. If early stopping goes by `val_loss`, the best epoch has the lowest one.
+    earlier epoch. If early stopping uses `val_loss`, the best epoch has the lowest one.
     """
 
     early_stopping: EarlyStopping | None

@@ -113,7 +113,7 @@ def make_plan(params: Params, model: str, train: Path, val: Path) -> TrainingPla
 def _settings(params: Params, model: str) -> dict[str, Any]:
     """Return the settings that determine the weights.
 
-    The number of workers does not; the number of micro-batches per global batch does.
+    They include the number of micro-batches per global batch, but not the number of workers.
     """
     train = params.train
     fields = {"cpus_per_worker", "device", "precision"}

@@ -122,7 +122,7 @@ class Reducer:
         self.local_bucket[self.batch_norm_slice] = self.statistics
 
     def adopt_statistics(self) -> None:
-        """Take the model's statistics, which were just loaded, for those of the last step."""
+        """Use the model's statistics, which were just loaded, as those of the last step."""
         self.statistics.copy_(self.local_bucket[self.batch_norm_slice])
 
     def reduce(
@@ -202,7 +202,7 @@ class Reducer:
             if len(indices) == 1:
                 return self.local_bucket
             sums.append(self.local_bucket.clone())
-            # As often as 2 divides `computed`, the last two sums have equally many terms.
+            # Add the last two sums as often as 2 divides `computed`: both have equally many terms.
             quotient = computed
             while quotient % 2 == 0:
                 right = sums.pop()

@@ -71,7 +71,7 @@ class Stepper:
         return f"epoch {state.epoch}, step {state.step_in_epoch + 1} of {state.steps_per_epoch}"
 
     def _split(self, rows: Tensor | None) -> tuple[Tensor, ...]:
-        """Split the rows of a global batch into those of its micro-batches; None has none."""
+        """Split the rows of a global batch into micro-batches. None is no batch and has none."""
         if rows is None:
             return ()
         # The last batch of an epoch may be short. It gets fewer micro-batches, of two images or

@@ -29,10 +29,10 @@ def parse(path: Path) -> ast.Module:
 def find_private_names(tree: ast.Module, first_party_names: set[str]) -> Iterator[str]:
     """Yield `LINE: CODE` for each use of a private name of `LIBRARIES`.
 
-    Found are imports with a part that begins with an underscore, such attributes of an imported
-    name or of `super()`, and such attributes of any other object that are not in
-    `first_party_names`. Also found are assignments to attributes of an imported name: they patch
-    the library.
+    A private name begins with an underscore. It is the part of an import, an attribute of an
+    imported name or of `super()`, or an attribute of another object that is not in
+    `first_party_names`. An assignment to an attribute of an imported name is yielded too, because
+    it patches the library.
     """
     modules = _imported_modules(tree)
     for node in ast.walk(tree):
@@ -101,7 +101,7 @@ def _is_private_attribute(
 def _is_patching_call(node: ast.Call, modules: dict[str, str]) -> bool:
     """Return whether a call is `setattr(library, ...)` or `delattr(library, ...)`.
 
-    `monkeypatch.setattr` is none: it is undone at the end of a test.
+    `monkeypatch.setattr` does not count, because it is undone at the end of a test.
     """
     is_builtin = isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr")
     return is_builtin and _package(node.args[0], modules) in LIBRARIES

@@ -77,7 +77,7 @@ def test_the_fingerprint_of_a_training_covers_the_code_that_train_depends_on() -
 
 
 def test_files_beside_the_code_belong_to_a_folder_that_is_a_dependency() -> None:
-    """The template of a report, for example."""
+    """Such a file is, for example, the template of a report."""
     deps = {ROOT / dep for stage in STAGES.values() for dep in stage["deps"]}
     command = ["git", "ls-files", "components", "pipelines"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

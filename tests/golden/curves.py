@@ -2,9 +2,9 @@
 
 A curve has 20 steps of one architecture in fp32 on one thread, on the first 1,280 images of
 Fashion-MNIST, in global batches of 64 cut into two micro-batches. Processors round differently, so
-that the test compares to a tolerance and not to the bit. The learning rate is low, because at a
-higher one the differences grow within these steps: ResNet-20's losses differ by 4 % between AVX2
-and AVX-512 at a rate of 0.05, and by 0.08 % at 0.003.
+the test compares with a tolerance. The learning rate is low, because at a higher one the
+differences grow within these steps: ResNet-20's losses differ by 4 % between AVX2 and AVX-512 at a
+rate of 0.05, and by 0.08 % at 0.003.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ CODE = (
 )
 # An MLflow server starts eight more processes for jobs of its own, which no test needs.
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-TEST_ROWS = 1103  # neither 2 nor 3 workers, nor their batches, divide it
+TEST_ROWS = 1103  # divisible neither by 2 or 3 workers nor by their batches
 
 
 @dataclass

@@ -29,6 +29,7 @@ from components.records.training import Network
 from components.training.callback import TrainerCallback
 from components.training.events import Resumed, TrainingEvent, TrainingWarning
 from tests.conftest import make_images
+from tests.machine import scaled
 
 ROWS = 190
 BATCH = 24
@@ -127,7 +128,7 @@ def train(
 ) -> tuple[TrainedModel, EventLog]:
     """Run `fit` with faults in its workers; `values` are further arguments of it."""
     log = log or EventLog()
-    settings: dict[str, Any] = {"max_failures": 6, "start_timeout_s": 120.0, **values}
+    settings: dict[str, Any] = {"max_failures": 6, "start_timeout_s": scaled(120), **values}
     wrap = partial(FaultyCallback, faults, Path(job.storage)) if faults else None
     return fit(job, on_event=log, wrap_callback=wrap, **settings), log
 

@@ -1,4 +1,4 @@
-"""Keys of params.yaml that have a default may be missing, and adding one reruns what it must.
+"""Optional keys of params.yaml: adding one reruns only the stages that depend on it.
 
 The cheap stages run for real. Training, registration and evaluation have dummy outs that
 `dvc commit` records, and `dvc status` reports which of these stages a change of params.yaml would
@@ -69,7 +69,7 @@ def write_params(clone: Clone, values: dict[str, Any]) -> None:
 
 
 def add_keys(values: dict[str, Any], **added: Any) -> dict[str, Any]:
-    """Return a copy of `values` with keys added. In the names of `added`, `__` stands for a dot."""
+    """Return a copy of `values` with keys added. In the names of `added`, `__` replaces the dot."""
     values = copy.deepcopy(values)
     for key, value in added.items():
         *parents, name = key.split("__")

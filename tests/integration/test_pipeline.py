@@ -102,6 +102,29 @@ def test_mlflow_run_records_inputs_settings_and_metrics(clone: Clone) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "stages"),
+    [
+        ("components/console.py", set()),
+        ("components/ray_session/session.py", set()),
+        ("components/orchestration/trainer.py", set()),
+        ("components/data/loading/sampling.py", {"train@cnn", "train@resnet"}),
+        ("components/evaluation/metrics.py", {"evaluate"}),
+    ],
+)
+def test_changed_code_changes_only_the_stages_whose_outs_it_computes(
+    clone: Clone, path: str, stages: set[str]
+) -> None:
+    file = clone.path / path
+    original = file.read_text()
+    file.write_text(original + "# A comment.\n")
+    try:
+        status = json.loads(clone.run("dvc", "status", "--json").stdout.splitlines()[-1])
+    finally:
+        file.write_text(original)
+    assert set(status) == stages
+
+
 def test_changed_gate_reruns_evaluate_only(clone: Clone) -> None:
     clone.change("evaluate.gates.min_top1", 1.0)
     assert clone.repro() == ["params", "evaluate"]

@@ -203,7 +203,7 @@ def test_expect_current_refuses_an_unexpected_version(
     client: MlflowClient, versions: list[Receipt]
 ) -> None:
     with pytest.raises(
-        UserError, match=rf"is nothing, not version {versions[1].version}: nobody has moved it yet"
+        UserError, match=rf"is nothing, not version {versions[1].version}: it was never moved"
     ):
         promote(versions[0], expect=versions[1].version)
     promote(versions[0], expect=0)
@@ -291,7 +291,7 @@ def test_interrupted_move_counts_as_done_and_is_completed_by_the_next_promotion(
     output = capsys.readouterr().out
     assert "is under way or was interrupted" in output
     assert (
-        f"or somebody has set the alias back to version {versions[0].version} by hand; the move "
+        f"or the alias was set back to version {versions[0].version} by hand; the move "
         "counts as done"
     ) in output
     with pytest.raises(UserError, match=rf"not version {versions[0].version}"):

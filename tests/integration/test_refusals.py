@@ -31,7 +31,7 @@ def broken(clone: Clone) -> Iterator[Clone]:
 
 
 def refusal(clone: Clone, verb: str, *arguments: str, out: Path, **env: str) -> str:
-    """Run a command that must refuse, check that it leaves nothing at `out`, return its message."""
+    """Run a command that must fail; check that `out` does not exist; return the message."""
     done = clone.stage(verb, *arguments, "--out", str(out), **env)
     assert done.returncode == 2, done.stdout
     assert "Traceback" not in done.stdout

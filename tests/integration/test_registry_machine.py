@@ -28,7 +28,7 @@ _NUMBERS = itertools.count()
 
 
 class Crash(BaseException):
-    """Stands for the death of the process."""
+    """The simulated death of the process."""
 
 
 def test_alias_names_an_evaluated_version_and_follows_its_history(

@@ -171,7 +171,7 @@ def ensure_pixel_file(
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(cache / f".{manifest.sha256}.lock", str(path), wait=on_progress):
         if path.is_file() and path.stat().st_size == size:
-            os.utime(path)  # `stale_paths` goes by the time of modification
+            os.utime(path)  # `stale_paths` compares modification times
             return path
         free = shutil.disk_usage(cache).free
         if free < size * _DISK_MARGIN:

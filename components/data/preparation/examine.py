@@ -28,7 +28,8 @@ FACTS_DTYPE = np.dtype(
         ("height", "i4"), ("width", "i4"), ("bytes", "i8"), ("grey", "f4"),
     ]
 )  # fmt: skip
-# Most bytes of files that are read before they are decoded, in MiB; bounds this process's memory.
+# Largest size of the files that are read before they are decoded, in MiB. It bounds the memory of
+# this process.
 _MAX_BUFFERED_MB = 64
 # Format -> its file name extensions.
 _EXTENSIONS = {
@@ -112,7 +113,7 @@ def _read_and_decode(
     size = 0
     for entry, content in zip(entries, source.read(entries), strict=True):
         if isinstance(content, np.ndarray):
-            # Refusals that precede the array come first: the caller counts rows.
+            # Yield the entries before the array first, because the caller counts rows.
             yield from _decode_files(files, rules)
             files = []
             digest = digest_content(content)
@@ -180,7 +181,7 @@ def _get_sandbox(rules: DecoderRules) -> Sandbox:
 def compute_perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     """Return the pHash of each grey image; near-duplicates differ in few bits.
 
-    A bit tells whether one of the 8 x 8 lowest frequencies of the cosine transform is above their
+    A bit is set if one of the 8 x 8 lowest frequencies of the cosine transform is above their
     median (Zauner 2010; `imagehash.phash` does the same for one image at a time).
 
     Args:

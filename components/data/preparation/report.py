@@ -141,7 +141,7 @@ def _make_class_rows(survey: Survey, selection: Selection, counts: np.ndarray) -
         sides = np.zeros(1, int)
         if len(members):
             sides = np.sort(np.minimum(facts["height"], facts["width"]))
-        # Spread over the whole class: its first images are often one series.
+        # Pick from the whole class, because its first images are often one series.
         num_pictures = min(_PICTURES_PER_CLASS, len(members))
         shown = members[np.linspace(0, len(members) - 1, num_pictures).astype(int)]
         rows.append(

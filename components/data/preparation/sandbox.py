@@ -61,7 +61,7 @@ class Sandbox:
             assert process.stdin
             assert process.stdout
             try:
-                # The whole request before any response: the decoder reads it all before it answers.
+                # Write the whole request first: the decoder reads all of it before it answers.
                 process.stdin.write(LENGTH.pack(len(files) - done))
                 process.stdin.write(struct.pack(f"<{len(files) - done}Q", *map(len, files[done:])))
                 process.stdin.writelines(files[done:])
@@ -86,14 +86,14 @@ class Sandbox:
         )
         assert process.stdout
         if process.stdout.read(len(READY)) != READY:
-            # Not the fault of an image: no image was sent yet.
+            # No image was sent yet, so no image is refused for this.
             raise RuntimeError(
                 f"the decoder does not start (exit code {process.wait()}): {shlex.join(command)}"
             )
         return process
 
     def _reap(self) -> DecodeFailure:
-        """Clean up after the process died; return why, for the image that it was decoding."""
+        """Clean up after the process has died; return the failure of the image in progress."""
         assert self.process
         self.close()
         code = self.process.returncode

@@ -161,7 +161,7 @@ def _connect(together: list[np.ndarray]) -> np.ndarray:
 def _remove_empty_classes(
     source: ImageSource, classes: list[str], labels: np.ndarray, used: np.ndarray
 ) -> tuple[list[str], np.ndarray, list[str]]:
-    """Return classes and labels without the classes that have no used image, and these classes.
+    """Remove classes without used images; return the classes, the labels and the empty classes.
 
     A source with fixed classes keeps all of them.
     """

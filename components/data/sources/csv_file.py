@@ -68,7 +68,11 @@ class CsvImageSource(ImageSource):
 
 
 def _read_table(tree: FileTree, settings: CsvSource, location: str) -> pd.DataFrame:
-    """Return the table with every column as strings; it has rows and the configured columns."""
+    """Return the table with every column as strings.
+
+    Raises:
+        UserError: the table cannot be read, has no rows, or lacks a configured column.
+    """
     content = tree.read(settings.table, _MAX_TABLE_BYTES)
     if isinstance(content, Refusal):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Access to the files of a folder, local or on any fsspec file system, and to none outside it."""
+"""Files of a folder, local or on any fsspec file system. No file outside the folder is read."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class LocalTree:
         try:
             return os.open(full, _OPEN_FLAGS)
         except OSError:
-            # Resolved once: the path that is checked is the path that is opened.
+            # Resolve the link once, so that the path that is checked is the path that is opened.
             target = os.path.realpath(full)
             if not Path(full).is_symlink() or not target.startswith(self.root + os.sep):
                 raise

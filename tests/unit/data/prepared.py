@@ -34,3 +34,11 @@ def read_pixels(out: Path) -> dict[str, np.ndarray]:
         images, _ = read_split(out / split)
         pixels.update(zip(images.ids, images.pixels, strict=True))
     return pixels
+
+
+def assert_same_files(one: Path, two: Path) -> None:
+    """Assert that two prepared folders hold the same files with the same bytes."""
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert len(files) >= 8
+    for name in files:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name

@@ -25,7 +25,13 @@ from tests.unit.data.hostile import (
     make_class_folder,
     make_picture,
 )
-from tests.unit.data.prepared import Prepare, read_pixels, read_quarantine, read_splits
+from tests.unit.data.prepared import (
+    Prepare,
+    assert_same_files,
+    read_pixels,
+    read_quarantine,
+    read_splits,
+)
 
 SIZE = 16
 
@@ -74,18 +80,6 @@ def test_images_of_different_sizes_need_image_size(prepare: Prepare, tmp_path: P
         prepare("raw")
     pixels = read_pixels(prepare("raw", image_size=16))
     assert pixels["dog/wide.png"].shape == (16, 16, 3)
-
-
-def assert_same_files(one: Path, two: Path) -> None:
-    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
-    assert len(files) >= 8
-    for name in files:
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
-
-
-def test_number_of_processes_changes_no_byte(prepare: Prepare, tmp_path: Path) -> None:
-    make_class_folder(tmp_path / "raw", per_class=1100, size=8)
-    assert_same_files(prepare("raw", "one", num_workers=1), prepare("raw", "two", num_workers=2))
 
 
 def test_order_of_a_directory_changes_no_byte(

@@ -1,4 +1,4 @@
-"""Every command of README and docs runs in a test, or says why it cannot.
+"""Every command of README and docs runs in a test, or states the reason why it does not.
 
 A shell block with the comment `<!-- tested: FILE::TEST -->` is run by that test. A block with
 `<!-- not run: REASON -->` needs something that is not here. The others are run below.
@@ -23,7 +23,7 @@ COMMANDS = {path.stem: path for path in (ROOT / "pipelines").glob("[!_]*.py")}
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
-def test_shell_block_is_run_or_says_why_not(block: Block) -> None:
+def test_shell_block_is_run_or_gives_a_reason(block: Block) -> None:
     assert re.match(r"$|tested: \S+::\w+$|not run: \w", block.comment)
 
 

@@ -73,7 +73,7 @@ def test_reference_has_each_parameter_once() -> None:
 
 
 def test_architecture_names_every_module() -> None:
-    """Each room is a section with a table of its files."""
+    """Each package has a section with a table of its files."""
     sections = re.split(r"^### ", ARCHITECTURE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     rooms = {section.partition("\n")[0].strip("`/ "): section for section in sections}
     for package in ("components", "pipelines"):

@@ -47,7 +47,8 @@ def strict(schema: Any) -> Any:
 def rayjob_validator() -> Any:
     """A validator of the schema `ray.io_rayjobs.yaml`, v1, of KubeRay at feeaf72f (Apache-2.0).
 
-    Its descriptions were removed. `jsonschema.validate` would check the schema itself, for seconds.
+    Its descriptions were removed. `jsonschema.validate` would also check the schema itself, which
+    takes seconds.
     """
     packed = (ROOT / "tests/golden/rayjob-v1.schema.json.gz").read_bytes()
     schema = strict(json.loads(gzip.decompress(packed)))

@@ -54,7 +54,7 @@ class _DroppedClient(_Client):
 
 @pytest.fixture
 def sigint_handler() -> Iterator[None]:
-    """Python's own handler: a shell makes the commands that it runs in the background ignore it."""
+    """Set Python's own SIGINT handler. A shell starts background commands with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -48,7 +48,7 @@ def test_logits_are_finite_for_small_and_large_images(
 
 @pytest.mark.parametrize("architecture", ["cnn", "resnet20", "resnet18", "resnet34", "resnet50"])
 def test_logits_do_not_depend_on_the_norm_of_a_convolution(architecture: str) -> None:
-    """Muon sets this norm at every step. Architectures that are added may lack the property."""
+    """Muon sets this norm at every step. A new architecture may lack the property."""
     torch.manual_seed(0)
     module = build(make_network(architecture)).double().train()
     images = torch.randint(0, 256, (4, 28, 28, 3), dtype=torch.uint8)

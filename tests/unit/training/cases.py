@@ -87,7 +87,7 @@ Result = tuple[str, list[dict[str, Any]]]
 
 
 def result_of(outcome: loop.TrainingOutcome) -> Result:
-    """Digest of the weights, and the history: all that has to be the same to the bit."""
+    """Return the digest of the weights, and the history: both must be bit-identical."""
     history = [epoch.model_dump() for epoch in outcome.history]
     return weights.sha256(NETWORK, outcome.weights), history
 
@@ -122,7 +122,7 @@ class Recorder(NullCallback):
 
 
 def run_on_ranks(world: int, function: Callable[..., Any], **values: Any) -> list[Any]:
-    """Return what `function(**values)` returns on each of `world` ranks, in new processes."""
+    """Run `function(**values)` on `world` ranks, in new processes; return the results by rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
