@@ -18,7 +18,7 @@ from components.paths import ROOT
 from components.ray_session.code_package import job_key, pack
 
 if TYPE_CHECKING:
-    from components.ray_session.private_api import TimeoutJobSubmissionClient
+    from components.ray_session.private_api.jobs import TimeoutJobSubmissionClient
 
 
 def run(

@@ -98,17 +98,24 @@ def _train(
     """Train on Ray and record the training as an MLflow run."""
     label = f"train@{plan.model}"
     settings = params.train
-    with session() as where:
-        # Imported here: a local Ray goes on starting meanwhile.
+    with session(meanwhile=_import_trainer) as where:
+        from components.orchestration.trainer import start_training
+        from components.ray_session.network_interface import use_cluster_interface
+
+        job, remember_precision = _make_job(plan, params, request)
+        training = start_training(
+            job,
+            max_failures=settings.max_failures,
+            start_timeout_s=settings.start_timeout_s,
+            prepare=use_cluster_interface,
+        )
+        # Ray Train takes seconds to start. MLflow is imported and connected meanwhile.
         from components.orchestration.checkpoints import read_marker, write_marker
         from components.orchestration.follower import Follower
-        from components.orchestration.trainer import fit
-        from components.ray_session.network_interface import use_cluster_interface
         from components.tracking import runs, store
         from components.tracking.training_run import open_training_run
 
         client = store.connect()
-        job, remember_precision = _make_job(plan, params, request)
         worker_counts = " to ".join(str(n) for n in sorted(set(settings.workers)))
         echo(
             f"{label}: {plan.network.architecture} on {where}, {worker_counts} workers "
@@ -130,13 +137,7 @@ def _train(
         ) as run:
             write_marker(checkpoints, marker, run.run_id)
             with Follower(label, plan.recipe.epochs, run, remember_precision) as follower:
-                trained = fit(
-                    job,
-                    max_failures=settings.max_failures,
-                    start_timeout_s=settings.start_timeout_s,
-                    on_event=follower,
-                    prepare=use_cluster_interface,
-                )
+                trained = training.follow(follower)
             follower.finish(trained.history, trained.best)
     if run.spooled:
         echo(
@@ -144,6 +145,10 @@ def _train(
             f"{run.spooled} keeps what it lacks"
         )
     return job, trained
+
+
+def _import_trainer() -> None:
+    import components.orchestration.trainer  # noqa: F401 (torch and Ray Train take seconds)
 
 
 def _make_job(

@@ -25,7 +25,7 @@ from components.jobs.security import (
 )
 from components.ray_session.addresses import forwarded_addresses
 from components.ray_session.code_package import Package, job_key, write_archive
-from components.ray_session.private_api import TimeoutJobSubmissionClient
+from components.ray_session.private_api.jobs import TimeoutJobSubmissionClient
 
 _STOP_TIMEOUT_S = 30.0
 _STOP_POLL_INTERVAL_S = 0.5

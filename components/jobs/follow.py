@@ -14,7 +14,7 @@ from ray.job_submission import JobDetails, JobStatus
 from components.console import echo
 from components.errors import UserError
 from components.jobs.client import get_details
-from components.ray_session.private_api import TimeoutJobSubmissionClient
+from components.ray_session.private_api.jobs import TimeoutJobSubmissionClient
 
 IDLE_TIMEOUT_S = 30.0
 RECONNECT_TIMEOUT_S = 900.0

@@ -9,7 +9,7 @@ from components.orchestration.checkpoints import CheckpointWriter
 from components.orchestration.event_channel import WorkerChannel
 from components.orchestration.watchdog import Watchdog
 from components.params import Checkpoint
-from components.ray_session.private_api import preemption_pending
+from components.ray_session.private_api.train import preemption_pending
 from components.training.callback import NullCallback
 from components.training.events import TrainingEvent
 

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import ray.exceptions
 from ray.train import (
@@ -36,7 +38,7 @@ from components.training.events import TrainingWarning
 
 OnEvent = Callable[[DriverEvent], None]
 STOP_TIMEOUT_S = 20.0
-"""After an interrupt: a step, a checkpoint, and the way there and back."""
+"""Time after an interrupt for one step, one checkpoint and the messages between."""
 RESIZE_INTERVAL_S = 10.0
 _POLL_INTERVAL_S = 0.5
 
@@ -45,56 +47,93 @@ def _nothing() -> None:
     """The default of `prepare`. A function, because lambdas of this module cannot be pickled."""
 
 
-def fit(
+def fit(job: TrainingJob, *, on_event: OnEvent, **options: Any) -> TrainedModel:
+    """Train `job` and return its result: `start_training` and `Training.follow` in one call."""
+    return start_training(job, **options).follow(on_event)
+
+
+def start_training(
     job: TrainingJob,
     *,
     max_failures: int,
     start_timeout_s: float,
-    on_event: OnEvent,
     prepare: PrepareWorker = _nothing,
     resize_interval_s: float = RESIZE_INTERVAL_S,
     wrap_callback: WrapCallback | None = None,
-) -> TrainedModel:
-    """Train `job` on the connected cluster, from the newest checkpoint of its fingerprint.
+) -> Training:
+    """Start to train `job` on the connected cluster, from its newest checkpoint.
+
+    Ray Train takes seconds to start its processes. The driver can use them before it follows the
+    training; events wait until then.
 
     Args:
         job: the training.
         max_failures: the number of restarts of the worker group, or of Ray Train's controller.
         start_timeout_s: the time in which the workers must start.
-        on_event: called with each event, in order. After a failure some events come again.
         prepare: called on every worker before it joins the process group.
-        resize_interval_s: an elastic training looks for room this often.
+        resize_interval_s: seconds between checks for room (elastic training).
         wrap_callback: wraps the callback of each rank, for tests.
-
-    Raises:
-        UserError: the user made a mistake that only a worker could see; the training failed more
-            than `max_failures` times, or twice in the same way; the workers did not start, or
-            gave no sign of life, in time.
-        KeyboardInterrupt: SIGINT or SIGTERM arrived. The state is in a checkpoint.
     """
-    for failures in range(max_failures + 1):
-        attempt = Attempt(job, max_failures, on_event, prepare, resize_interval_s, wrap_callback)
-        try:
-            result = attempt.follow(job.watchdog_s + start_timeout_s, start_timeout_s)
-        except ray.exceptions.RayActorError as error:
-            placement_groups.remove_own()
-            if failures == max_failures:
-                text = f"training failed: Ray Train's controller died {failures + 1} times: {error}"
-                raise UserError(text) from error
-            on_event(
-                TrainingWarning(
-                    "Ray Train's controller died; starting again from the newest checkpoint"
+    return Training(job, max_failures, start_timeout_s, prepare, resize_interval_s, wrap_callback)
+
+
+class Training:
+    """A training on Ray Train: attempts that continue from the newest checkpoint."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        max_failures: int,
+        start_timeout_s: float,
+        prepare: PrepareWorker,
+        resize_interval_s: float,
+        wrap_callback: WrapCallback | None,
+    ) -> None:
+        self.job = job
+        self.max_failures = max_failures
+        self.start_timeout_s = start_timeout_s
+        self.new_attempt = partial(
+            Attempt, job, max_failures, prepare, resize_interval_s, wrap_callback
+        )
+        self.attempt = self.new_attempt()
+
+    def follow(self, on_event: OnEvent) -> TrainedModel:
+        """Pass each event to `on_event`, in order, and return the result of the training.
+
+        After a failure some events come again.
+
+        Raises:
+            UserError: the user made a mistake that only a worker could see; the training failed
+                more than `max_failures` times, or twice in the same way; the workers did not
+                start, or gave no sign of life, in time.
+            KeyboardInterrupt: SIGINT or SIGTERM arrived. The state is in a checkpoint.
+        """
+        silence_timeout_s = self.job.watchdog_s + self.start_timeout_s
+        for failures in range(self.max_failures + 1):
+            try:
+                result = self.attempt.follow(on_event, silence_timeout_s, self.start_timeout_s)
+            except ray.exceptions.RayActorError as error:
+                placement_groups.remove_own()
+                if failures == self.max_failures:
+                    raise UserError(
+                        f"training failed: Ray Train's controller died {failures + 1} times: "
+                        f"{error}"
+                    ) from error
+                on_event(
+                    TrainingWarning(
+                        "Ray Train's controller died; starting again from the newest checkpoint"
+                    )
                 )
-            )
-            continue
-        match result:
-            case TrainedModel():
-                return result
-            case StoppedByRequest():
-                raise KeyboardInterrupt
-            case Refused(message):
-                raise UserError(message)
-    raise AssertionError("unreachable")
+                self.attempt = self.new_attempt()
+                continue
+            match result:
+                case TrainedModel():
+                    return result
+                case StoppedByRequest():
+                    raise KeyboardInterrupt
+                case Refused(message):
+                    raise UserError(message)
+        raise AssertionError("unreachable")
 
 
 class Attempt:
@@ -108,14 +147,12 @@ class Attempt:
         self,
         job: TrainingJob,
         max_failures: int,
-        on_event: OnEvent,
         prepare: PrepareWorker,
         resize_interval_s: float,
         wrap_callback: WrapCallback | None,
     ) -> None:
         self.job = job
         self.max_failures = max_failures
-        self.on_event = on_event
         self.prepare = prepare
         self.resize_interval_s = resize_interval_s
         self.wrap_callback = wrap_callback
@@ -124,9 +161,12 @@ class Attempt:
         self.error: Exception | None = None
         self.workers = 0
         self.thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        self.thread.start()
 
-    def follow(self, silence_timeout_s: float, start_timeout_s: float) -> WorkerResult:
-        """Pass events on until the training ends, and return its result.
+    def follow(
+        self, on_event: OnEvent, silence_timeout_s: float, start_timeout_s: float
+    ) -> WorkerResult:
+        """Pass events to `on_event` until the training ends, and return its result.
 
         Raises:
             UserError: it failed, or no event came for `silence_timeout_s` (before the first one:
@@ -134,9 +174,8 @@ class Attempt:
             KeyboardInterrupt: SIGINT or SIGTERM arrived.
             RayActorError: Ray Train's controller died.
         """
-        self.thread.start()
         try:
-            self._follow(silence_timeout_s, start_timeout_s)
+            self._follow(on_event, silence_timeout_s, start_timeout_s)
         finally:
             self.channel.close()
         if isinstance(self.error, TrainingFailedError):
@@ -150,28 +189,28 @@ class Attempt:
         assert self.result is not None
         return self.result
 
-    def _follow(self, silence_timeout_s: float, start_timeout_s: float) -> None:
+    def _follow(self, on_event: OnEvent, silence_timeout_s: float, start_timeout_s: float) -> None:
         last_event = time.monotonic()
         timeout_s = start_timeout_s
         with collect_interrupts() as interrupts:
             while self.thread.is_alive():
-                if self._pass_events(_POLL_INTERVAL_S):
+                if self._pass_events(on_event, _POLL_INTERVAL_S):
                     last_event = time.monotonic()
                     timeout_s = silence_timeout_s
                 if time.monotonic() - last_event > timeout_s:
                     raise UserError(self._describe_silence(timeout_s))
                 if interrupts:
-                    self._stop()
+                    self._stop(on_event)
                     raise KeyboardInterrupt
-            self._pass_events(0)
+            self._pass_events(on_event, 0)
 
-    def _pass_events(self, timeout_s: float) -> bool:
+    def _pass_events(self, on_event: OnEvent, timeout_s: float) -> bool:
         """Pass the events since the last call to `on_event`; return whether there were any."""
         events = self.channel.take(timeout_s)
         for event in events:
             if isinstance(event, WorkersStarted):
                 self.workers = event.workers
-            self.on_event(event)
+            on_event(event)
         return bool(events)
 
     def _fit(self) -> None:
@@ -190,7 +229,8 @@ class Attempt:
     def _trainer(self) -> TorchTrainer:
         job = self.job
         gpu = job.device == "gpu"
-        # The watchdog ends a rank that hangs. This timeout is for what the watchdog cannot see.
+        # The watchdog ends a rank that hangs. This timeout is for a rank whose node was lost: the
+        # others wait for it in a collective call.
         collective_timeout_s = int(2 * job.watchdog_s) + 1
         resources = {"CPU": job.cpus_per_worker} | ({"GPU": 1} if gpu else {})
         return TorchTrainer(
@@ -220,16 +260,16 @@ class Attempt:
             ),
         )
 
-    def _stop(self) -> None:
+    def _stop(self, on_event: OnEvent) -> None:
         """Ask the workers to save their state and end; wait up to `STOP_TIMEOUT_S`."""
         with suppress(ray.exceptions.RayError, KeyboardInterrupt):
             self.channel.request_stop()
             deadline = time.monotonic() + STOP_TIMEOUT_S
             while self.thread.is_alive() and time.monotonic() < deadline:
-                self._pass_events(0.2)
+                self._pass_events(on_event, 0.2)
         if isinstance(self.result, StoppedByRequest):
             text = f"stopped after step {self.result.step}; run it again to go on"
-            self.on_event(TrainingWarning(text))
+            on_event(TrainingWarning(text))
 
     def _describe_silence(self, seconds: float) -> str:
         if self.workers:

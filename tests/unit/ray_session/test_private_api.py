@@ -13,10 +13,10 @@ import ray
 import requests
 from ray.job_submission import JobSubmissionClient
 
-from components.ray_session import private_api
-from components.ray_session.private_api import TimeoutJobSubmissionClient
+from components.ray_session.private_api import jobs
+from components.ray_session.private_api.jobs import TimeoutJobSubmissionClient
 
-ADVICE = f"Ray {ray.__version__}: see components/ray_session/private_api.py"
+ADVICE = f"Ray {ray.__version__}: see components/ray_session/private_api/"
 
 
 def test_job_client_has_the_overridden_method() -> None:
@@ -43,7 +43,7 @@ def test_requests_of_the_job_client_time_out(
 ) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(private_api, "REQUEST_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(jobs, "REQUEST_TIMEOUT_S", 0.1)
     with pytest.raises(requests.Timeout):
         TimeoutJobSubmissionClient(silent_server)
 

@@ -1,8 +1,4 @@
-"""Private names of Ray. The only module of Kiln that uses them.
-
-Each entry gives the reason, and the public API that is missing. A new version of Ray may drop
-these names: `tests/unit/ray_session/test_private_api.py` then fails and names the entry.
-"""
+"""Ray's job client with a time limit for each request."""
 
 from __future__ import annotations
 
@@ -32,15 +28,3 @@ class TimeoutJobSubmissionClient(JobSubmissionClient):  # type: ignore[misc]
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Response:
         return super()._do_request(method, endpoint, timeout=REQUEST_TIMEOUT_S, **options)
-
-
-def preemption_pending() -> bool:
-    """Return whether the node of this Ray Train worker is about to be taken away.
-
-    Reads the context that Ray Train keeps in each worker. The public
-    `ray.train.get_preemption_info` is a barrier across all workers through an actor, too slow
-    for every step. The loop shares the answer of each rank with the others in its own sums.
-    """
-    from ray.train.v2._internal.execution.context import get_train_context
-
-    return get_train_context().preemption_context.preemption_info is not None
