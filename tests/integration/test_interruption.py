@@ -85,9 +85,7 @@ def newest_run(clone: Clone) -> list[Any]:
     return json.loads(clone.python(code).splitlines()[-1])  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
 def test_a_killed_or_interrupted_stage_is_continued(
     clone: Clone, undisturbed: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
