@@ -97,8 +97,8 @@ def parse_checkpoint(data: bytes) -> dict[str, Any]:
 class CheckpointWriter:
     """Writes checkpoints on a thread of its own, while the loop goes on.
 
-    A state that waits is replaced by a newer one. A state that cannot be written is reported to
-    `notify`; training goes on, and the next one may find room again.
+    A newer state replaces one that still waits. A state that cannot be written is reported to
+    `notify`; training continues, and the next state may fit on the disk.
     """
 
     def __init__(self, checkpoints: Checkpoints, notify: Notify) -> None:
@@ -108,7 +108,7 @@ class CheckpointWriter:
         threading.Thread(target=self._run, name="checkpoints", daemon=True).start()
 
     def save(self, state: dict[str, Any], wait: bool) -> None:
-        """Hand over a state. With `wait`, return once it is written or could not be."""
+        """Queue a state for writing. With `wait`, return when it is written or has failed."""
         done = threading.Event()
         self._queue.put((state, done))
         if wait:

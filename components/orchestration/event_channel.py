@@ -135,7 +135,7 @@ class WorkerChannel:
             self.send(Heartbeat())
 
     def stop_requested(self) -> bool:
-        """Return whether the driver has requested a stop, as of the reply to the last event."""
+        """Return whether the driver has requested a stop, by the reply to the last event."""
         if self._reply is not None and ray.wait([self._reply], timeout=0)[0]:
             with contextlib.suppress(ray.exceptions.RayError):
                 self._stop_requested = ray.get(self._reply) or self._stop_requested
@@ -148,5 +148,5 @@ class WorkerChannel:
             ray.get(self.actor.add_failure.remote(Failure.of(error)))
 
     def fatal_error(self) -> str | None:
-        """Return why another attempt is useless, or None."""
+        """Return the reason why another attempt would fail too, or None."""
         return repeated_failure(ray.get(self.actor.known_failures.remote()))

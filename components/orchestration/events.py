@@ -9,14 +9,14 @@ from components.training.events import TrainingEvent
 
 @dataclass(frozen=True)
 class WorkersStarted:
-    """A worker group has started, with so many workers."""
+    """A worker group has started, with `workers` workers."""
 
     workers: int
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Training makes progress, though there is nothing else to report."""
+    """Training makes progress but has no other event to report."""
 
 
 DriverEvent = TrainingEvent | WorkersStarted | Heartbeat

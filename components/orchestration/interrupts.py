@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, collected for a loop that ends politely."""
+"""SIGINT and SIGTERM, collected for a loop that stops between steps."""
 
 from __future__ import annotations
 

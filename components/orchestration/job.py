@@ -18,7 +18,7 @@ class TrainingJob:
     Paths are absolute, because Ray Train changes the working directory of its workers.
 
     Args:
-        workers: their number, or the fewest and the most of an elastic training.
+        workers: their number, or the minimum and maximum of an elastic training.
         micro_batches: the number of parts of a global batch.
         storage: path or URL below which checkpoints are kept.
         watchdog_s: seconds without a step after which a worker ends itself.

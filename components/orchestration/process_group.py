@@ -22,10 +22,10 @@ def torch_config(prepare: PrepareWorker, backend: str, timeout_s: int) -> TorchC
     """
 
     class PreparedBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-        """Also does without the orderly shutdown of a group.
+        """Process-group backend that prepares the workers and skips the group's shutdown.
 
         Ray Train ends the workers' processes anyway. The shutdown would wait 30 s for a rank
-        that hangs, and leave the others to train on without it meanwhile.
+        that hangs. Meanwhile the other ranks, whose group is gone, would train on alone.
         """
 
         def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:

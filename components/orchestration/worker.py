@@ -127,7 +127,8 @@ def _open_images(
     """Open the training and the validation split on every rank.
 
     Raises:
-        UserError: on every rank, when one of them cannot read its splits; with its reason.
+        UserError: raised on every rank if one of them cannot read its splits; the message has
+            its reason.
     """
     error = None
     stores = []

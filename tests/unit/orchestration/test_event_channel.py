@@ -51,7 +51,7 @@ def test_a_repeated_failure_is_fatal_whatever_its_numbers() -> None:
     assert repeated_failure([first, other, again]) == expected
 
 
-def test_the_notes_of_an_error_tell_its_place() -> None:
+def test_notes_of_an_error_are_part_of_its_text() -> None:
     error = RuntimeError("boom")
     error.add_note("(epoch 2, step 6 of 8)")
     elsewhere = RuntimeError("boom")
