@@ -19,7 +19,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Run two test files at a time, because tests mostly wait. Start the longest files first, so that
 # both processes end at about the same time.
 TWO := -n 2 --dist loadfile
-LONGEST := submit servers pipeline interruption faults survival
+LONGEST := $(patsubst %,tests/integration/test_%.py,submit servers survival interruption pipeline elastic faults)
+SHORTER = $(filter-out $(LONGEST),$(wildcard tests/integration/test_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro check test bench ui lock docs
@@ -46,7 +47,7 @@ repro: $(READY) ## raw images to validated, registered models, then the closing 
 	@python -m pipelines.status
 
 test: check ## everything: check, then the tests with real Ray, MLflow and DVC
-	pytest -q $(TWO) --no-loadscope-reorder $(LONGEST:%=tests/integration/test_%.py) tests/golden tests/integration
+	pytest -q $(TWO) --no-loadscope-reorder $(LONGEST) $(SHORTER) tests/golden
 
 check: $(READY) ## lint, types, import rules, documentation, unit tests
 	ruff check .

@@ -29,6 +29,8 @@ from tests.integration.faults import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:

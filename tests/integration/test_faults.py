@@ -13,6 +13,8 @@ import pytest
 
 from tests.integration.conftest import Clone, Server
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ("--train", "data/augmented/train", "--val", "data/prepared/val")
 # Prints the status of each run, and the epochs that it has.
 LIST_RUNS = """

@@ -12,6 +12,8 @@ import pytest
 
 from tests.integration.conftest import TEST_ROWS, Clone
 
+pytestmark = pytest.mark.slow
+
 OUTS = [
     *(
         f"models/{model}/{name}"

@@ -32,6 +32,8 @@ from tests.integration.versions import (
     register_version,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CORRECT = (1600, 1700, 1800, 1900)
 """Correct predictions, of 2,000, of the four versions of the fixture."""

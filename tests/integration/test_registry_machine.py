@@ -24,6 +24,8 @@ from components.registry import history, model_versions, verdicts
 from pipelines import promote as command
 from tests.integration.versions import evaluate_version, register_version
 
+pytestmark = pytest.mark.slow
+
 _NUMBERS = itertools.count()
 
 

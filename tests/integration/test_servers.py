@@ -25,6 +25,8 @@ from tests.integration.conftest import Clone, Server
 from tests.integration.postgres import PASSWORD, Postgres
 from tests.integration.versions import NAME, evaluate_version, register_version
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "how-to" / "server.md").read_text()
 USERS = {name: f"{name}-has-{os.urandom(8).hex()}" for name in ("admin", "ci", "alice", "reader")}

@@ -20,7 +20,7 @@ from PIL import Image
 from tests.integration.hosts import skip_without_rights
 from tests.integration.ray_cluster import SECRET, TOKEN, Proxy, RayCluster, UserClone
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 TRAIN = ("--model", "cnn", "--train", "data/augmented/train", "--val", "data/prepared/val")
 

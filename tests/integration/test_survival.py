@@ -38,6 +38,8 @@ from tests.integration.faults import (
 )
 from tests.machine import scaled
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_session() -> Iterator[None]:
