@@ -27,7 +27,10 @@ def checkout(commit: str, folder: Path) -> bool:
     local = ROOT / ".dvc" / "config.local"
     if local.exists():
         (folder / ".dvc" / "config.local").write_bytes(local.read_bytes())
-    _try_dvc(folder, "cache", "dir", "--local", str(ROOT / ".dvc" / "cache"))
+    with suppress(UserError):
+        # DVC prints the folder that its settings name, on any of their levels.
+        cache = dvc(ROOT, "cache", "dir").strip()
+        dvc(folder, "cache", "dir", "--local", str(ROOT / cache))
     return True
 
 
