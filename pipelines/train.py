@@ -99,16 +99,16 @@ def _train(
     label = f"train@{plan.model}"
     settings = params.train
     with session(meanwhile=_import_trainer) as where:
-        from components.orchestration.trainer import start_training
+        from components.orchestration.trainer import Training, TrainingOptions
         from components.ray_session.network_interface import use_cluster_interface
 
         job, remember_precision = _make_job(plan, params, request)
-        training = start_training(
-            job,
+        options = TrainingOptions(
             max_failures=settings.max_failures,
             start_timeout_s=settings.start_timeout_s,
             prepare=use_cluster_interface,
         )
+        training = Training(job, options)
         # Ray Train takes seconds to start. MLflow is imported and connected meanwhile.
         from components.orchestration.checkpoints import read_marker, write_marker
         from components.orchestration.follower import Follower

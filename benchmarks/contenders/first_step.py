@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks.contenders.common import write_result
 from benchmarks.contenders.tracing import (
-    FIT,
     LOOP,
     OPTIMIZER_STEP,
+    TRAINING,
     WORKER,
     TraceEvent,
     read_trace,
@@ -29,7 +29,7 @@ FIRST_STEP = f"{OPTIMIZER_STEP} ends"
 PHASES = {
     "driver until ray.init": "ray.init begins",
     "ray.init": "ray.init ends",
-    "until fit": f"{FIT} begins",
+    "until fit": f"{TRAINING} begins",
     "until a worker runs": f"{WORKER} begins",
     "until the loop": f"{LOOP} begins",
     "until the first step": FIRST_STEP,

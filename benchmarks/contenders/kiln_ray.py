@@ -14,7 +14,7 @@ from benchmarks.contenders.common import parse_arguments, write_result
 from benchmarks.contenders.kiln_loop import compute_metrics
 from components.orchestration.events import DriverEvent
 from components.orchestration.job import TrainingJob
-from components.orchestration.trainer import fit
+from components.orchestration.trainer import Training, TrainingOptions
 from components.params import Checkpoint
 from components.ray_session.session import session
 from components.training.events import EpochFinished
@@ -49,7 +49,8 @@ def main() -> None:
             rates.append(event.images_per_s)
 
     with session():
-        trained = fit(job, max_failures=0, start_timeout_s=300, on_event=on_event)
+        options = TrainingOptions(max_failures=0, start_timeout_s=300)
+        trained = Training(job, options).follow(on_event)
     values = compute_metrics(workload, load(trained.weights), rates)
     write_result(result, values, [f"precision {trained.precision}"])
 

@@ -12,7 +12,9 @@ from components.paths import ROOT
 OPTIMIZER_STEP = "components.training.state.TrainState.optimizer_step"
 """The traced function that does an optimiser step."""
 
-FIT = "components.orchestration.trainer.fit"
+TRAINING = "components.orchestration.trainer.Training.__init__"
+"""The traced function that starts Ray Train."""
+
 WORKER = "components.orchestration.worker.run_worker"
 LOOP = "components.training.loop.train"
 

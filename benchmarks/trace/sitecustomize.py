@@ -25,7 +25,7 @@ WATCHED = {
     "torch": [],
     "components.tracking.store": ["connect"],
     "components.training.precision": ["probe"],
-    "components.orchestration.trainer": ["fit"],
+    "components.orchestration.trainer": ["Training.__init__"],
     "components.training.loop": ["train"],
     "components.orchestration.worker": ["run_worker", "_open_images"],
     "components.training.state": ["TrainState.optimizer_step"],

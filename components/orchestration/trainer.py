@@ -6,8 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
 import ray.exceptions
 from ray.train import (
@@ -47,55 +46,36 @@ def _nothing() -> None:
     """The default of `prepare`. A function, because lambdas of this module cannot be pickled."""
 
 
-def fit(job: TrainingJob, *, on_event: OnEvent, **options: Any) -> TrainedModel:
-    """Train `job` and return its result: `start_training` and `Training.follow` in one call."""
-    return start_training(job, **options).follow(on_event)
-
-
-def start_training(
-    job: TrainingJob,
-    *,
-    max_failures: int,
-    start_timeout_s: float,
-    prepare: PrepareWorker = _nothing,
-    resize_interval_s: float = RESIZE_INTERVAL_S,
-    wrap_callback: WrapCallback | None = None,
-) -> Training:
-    """Start to train `job` on the connected cluster, from its newest checkpoint.
-
-    Ray Train takes seconds to start its processes. The driver can use them before it follows the
-    training; events wait until then.
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Settings of a training that do not change its result.
 
     Args:
-        job: the training.
         max_failures: the number of restarts of the worker group, or of Ray Train's controller.
         start_timeout_s: the time in which the workers must start.
         prepare: called on every worker before it joins the process group.
         resize_interval_s: seconds between checks for room (elastic training).
         wrap_callback: wraps the callback of each rank, for tests.
     """
-    return Training(job, max_failures, start_timeout_s, prepare, resize_interval_s, wrap_callback)
+
+    max_failures: int
+    start_timeout_s: float
+    prepare: PrepareWorker = _nothing
+    resize_interval_s: float = RESIZE_INTERVAL_S
+    wrap_callback: WrapCallback | None = None
 
 
 class Training:
-    """A training on Ray Train: attempts that continue from the newest checkpoint."""
+    """A training on Ray Train: attempts that continue from the newest checkpoint.
 
-    def __init__(
-        self,
-        job: TrainingJob,
-        max_failures: int,
-        start_timeout_s: float,
-        prepare: PrepareWorker,
-        resize_interval_s: float,
-        wrap_callback: WrapCallback | None,
-    ) -> None:
+    Creating it starts the first attempt on the connected cluster. Ray Train takes seconds to
+    start its processes. The driver can use them before it calls `follow`; events wait until then.
+    """
+
+    def __init__(self, job: TrainingJob, options: TrainingOptions) -> None:
         self.job = job
-        self.max_failures = max_failures
-        self.start_timeout_s = start_timeout_s
-        self.new_attempt = partial(
-            Attempt, job, max_failures, prepare, resize_interval_s, wrap_callback
-        )
-        self.attempt = self.new_attempt()
+        self.options = options
+        self.attempt = Attempt(job, options)
 
     def follow(self, on_event: OnEvent) -> TrainedModel:
         """Pass each event to `on_event`, in order, and return the result of the training.
@@ -108,13 +88,15 @@ class Training:
                 start, or gave no sign of life, in time.
             KeyboardInterrupt: SIGINT or SIGTERM arrived. The state is in a checkpoint.
         """
-        silence_timeout_s = self.job.watchdog_s + self.start_timeout_s
-        for failures in range(self.max_failures + 1):
+        silence_timeout_s = self.job.watchdog_s + self.options.start_timeout_s
+        for failures in range(self.options.max_failures + 1):
             try:
-                result = self.attempt.follow(on_event, silence_timeout_s, self.start_timeout_s)
+                result = self.attempt.follow(
+                    on_event, silence_timeout_s, self.options.start_timeout_s
+                )
             except ray.exceptions.RayActorError as error:
                 placement_groups.remove_own()
-                if failures == self.max_failures:
+                if failures == self.options.max_failures:
                     raise UserError(
                         f"training failed: Ray Train's controller died {failures + 1} times: "
                         f"{error}"
@@ -124,7 +106,7 @@ class Training:
                         "Ray Train's controller died; starting again from the newest checkpoint"
                     )
                 )
-                self.attempt = self.new_attempt()
+                self.attempt = Attempt(self.job, self.options)
                 continue
             match result:
                 case TrainedModel():
@@ -143,19 +125,9 @@ class Attempt:
     and receive signals.
     """
 
-    def __init__(
-        self,
-        job: TrainingJob,
-        max_failures: int,
-        prepare: PrepareWorker,
-        resize_interval_s: float,
-        wrap_callback: WrapCallback | None,
-    ) -> None:
+    def __init__(self, job: TrainingJob, options: TrainingOptions) -> None:
         self.job = job
-        self.max_failures = max_failures
-        self.prepare = prepare
-        self.resize_interval_s = resize_interval_s
-        self.wrap_callback = wrap_callback
+        self.options = options
         self.channel = DriverChannel()
         self.result: WorkerResult | None = None
         self.error: Exception | None = None
@@ -181,7 +153,7 @@ class Attempt:
         if isinstance(self.error, TrainingFailedError):
             reason = _first_cause(self.error)
             raise UserError(
-                f"training failed, after {self.max_failures} restarts at most: {reason}"
+                f"training failed, after {self.options.max_failures} restarts at most: {reason}"
                 + self._describe_stacks()
             ) from self.error
         if self.error is not None:
@@ -238,10 +210,10 @@ class Attempt:
             train_loop_config={
                 "job": job,
                 "events": self.channel.actor,
-                "wrap_callback": self.wrap_callback,
+                "wrap_callback": self.options.wrap_callback,
             },
             torch_config=torch_config(
-                self.prepare, "nccl" if gpu else "gloo", collective_timeout_s
+                self.options.prepare, "nccl" if gpu else "gloo", collective_timeout_s
             ),
             scaling_config=ScalingConfig(
                 num_workers=job.workers,
@@ -249,13 +221,13 @@ class Attempt:
                 resources_per_worker=resources,
                 placement_strategy=job.placement,
                 accelerator_type=job.accelerator if gpu else None,
-                elastic_resize_monitor_interval_s=self.resize_interval_s,
+                elastic_resize_monitor_interval_s=self.options.resize_interval_s,
             ),
             run_config=RunConfig(
                 name=job.fingerprint,
                 storage_path=join_uri(job.storage, "ray"),
                 failure_config=FailureConfig(
-                    max_failures=self.max_failures, controller_failure_limit=3
+                    max_failures=self.options.max_failures, controller_failure_limit=3
                 ),
             ),
         )

@@ -1,7 +1,7 @@
 """Trainings on a real Ray in which something real goes wrong at a chosen step.
 
-Faults are injected through the trainer's callback (`wrap_callback` of `fit`): before a step is
-computed, or when a checkpoint is saved.
+Faults are injected through the trainer's callback (`TrainingOptions.wrap_callback`): before a step
+is computed, or when a checkpoint is saved.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from components.data.format.shards import write_split
 from components.orchestration.events import DriverEvent
 from components.orchestration.job import TrainedModel, TrainingJob
-from components.orchestration.trainer import fit
+from components.orchestration.trainer import Training, TrainingOptions
 from components.params import Checkpoint, Recipe
 from components.records.splits import Channels
 from components.records.training import Network
@@ -126,11 +126,12 @@ class EventLog:
 def train(
     job: TrainingJob, *faults: Fault, log: EventLog | None = None, **values: Any
 ) -> tuple[TrainedModel, EventLog]:
-    """Run `fit` with faults in its workers; `values` are further arguments of it."""
+    """Train with faults in the workers; `values` are further options of the training."""
     log = log or EventLog()
     settings: dict[str, Any] = {"max_failures": 6, "start_timeout_s": scaled(120), **values}
     wrap = partial(FaultyCallback, faults, Path(job.storage)) if faults else None
-    return fit(job, on_event=log, wrap_callback=wrap, **settings), log
+    options = TrainingOptions(wrap_callback=wrap, **settings)
+    return Training(job, options).follow(log), log
 
 
 def assert_same(model: TrainedModel, undisturbed: TrainedModel) -> None:
