@@ -6,7 +6,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".kiln"
 """Checkpoints, locks, caches and unsent metrics. Git and DVC ignore this folder."""
 
-QUARANTINE = Path(".kiln") / "quarantine.csv"
+QUARANTINE = STATE.relative_to(ROOT) / "quarantine.csv"
 """Images that `preprocess` refused, when they were too many. Relative to the repository.
 
 It is not an out of the stage, because a stage that fails leaves no outs.

@@ -50,11 +50,6 @@ class TrainingJob:
     placement: str = "PACK"
     accelerator: str | None = None
 
-    @property
-    def max_workers(self) -> int:
-        """The number of workers, or the most that an elastic training takes."""
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
-
     def checkpoint_store(self) -> BlobStore:
         """Open the store of this training's checkpoints."""
         return open_store(self.storage, "runs", self.fingerprint)

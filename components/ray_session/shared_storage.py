@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 import pyarrow as pa
 
 from components.errors import UserError
-from components.paths import ROOT
+from components.paths import STATE
 from components.ray_session.nodes import run_on_every_node, run_on_one_node
 from components.ray_session.session import is_cluster
 from components.storage import join_uri, open_store
@@ -32,7 +32,7 @@ def resolve() -> str:
     """
     named = os.environ.get("KILN_STORAGE", "").strip()
     if not named:
-        return str(ROOT / ".kiln")
+        return str(STATE)
     if "://" not in named:
         if not Path(named).is_absolute():
             raise UserError(

@@ -11,9 +11,9 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from components.files import write_bytes
-from components.paths import ROOT
+from components.paths import STATE
 
-FOLDER = ROOT / ".kiln" / "spool"
+FOLDER = STATE / "spool"
 _BATCH_SIZE = 500
 
 
