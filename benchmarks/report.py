@@ -28,16 +28,12 @@ class Context:
 
 def write(theme: Theme, measurements: Measurements, context: Context, stem: Path) -> list[Path]:
     """Write `stem.md`, `stem.csv` and `stem.png`, and return their paths."""
-    contents = {
-        ".md": format_page(theme, measurements, context, stem.name).encode(),
-        ".csv": format_csv(measurements).encode(),
-        ".png": draw_chart(theme, measurements),
-    }
-    paths = []
-    for suffix, content in contents.items():
-        paths.append(Path(f"{stem}{suffix}"))
-        write_bytes(paths[-1], content)
-    return paths
+    page, table, chart = (Path(f"{stem}{suffix}") for suffix in (".md", ".csv", ".png"))
+    write_bytes(page, format_page(theme, measurements, context, stem.name).encode())
+    write_bytes(table, format_csv(measurements).encode())
+    # Last, because the numbers must be kept even if the chart cannot be drawn.
+    write_bytes(chart, draw_chart(theme, measurements))
+    return [page, table, chart]
 
 
 def evaluate_targets(theme: Theme, measurements: Measurements) -> list[TargetResult]:

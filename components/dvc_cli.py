@@ -19,26 +19,29 @@ LOCK = "dvc.lock"
 
 
 def dvc(folder: Path, *words: str, timeout_s: float | None = None) -> str:
-    """Run `dvc WORDS...` in a copy of the repository and return what it prints.
+    """Run `dvc WORDS...` in a copy of the repository and return its standard output.
 
     Raises:
-        UserError: the command failed; the message ends with DVC's last lines.
+        UserError: the command failed, and the message ends with DVC's last lines; or it took longer
+            than `timeout_s`.
     """
     with tempfile.TemporaryDirectory() as site_cache:
         # DVC caches the listing of a remote and would not notice that a bucket was emptied.
         env = {**os.environ, "DVC_SITE_CACHE_DIR": site_cache}
-        done = subprocess.run(
-            _command(words),
-            cwd=folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=timeout_s,
-        )
+        try:
+            done = subprocess.run(
+                _command(words),
+                cwd=folder,
+                env=env,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"`dvc {' '.join(words)}` failed: {error}") from None
     if done.returncode:
-        lines = done.stdout.splitlines()
+        lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
         lines = [line for line in lines if line.strip() and "Having any troubles" not in line]
         raise UserError(f"`dvc {' '.join(words)}` failed: " + "; ".join(lines[-4:]))
     return done.stdout

@@ -17,7 +17,7 @@ from components.data.format.shards import (
     read_row_groups,
 )
 from components.files import atomic_directory
-from components.params import PARAMS_FILE, load_params
+from components.params import PARAMS_FILE, add_params_option, load_params
 
 
 def run(train: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
@@ -71,9 +71,7 @@ def run(train: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
-    )
+    add_params_option(parser)
     parser.add_argument("--train", type=Path, required=True, help="the prepared training split")
     parser.add_argument("--out", type=Path, required=True, help="folder for the augmented split")
     args = parser.parse_args(argv)

@@ -20,7 +20,7 @@ from components.evaluation.predict import (
 )
 from components.evaluation.reports import Evaluation, make_evaluation, write_reports
 from components.files import atomic_directory
-from components.params import PARAMS_FILE, Evaluate, Params, load_params
+from components.params import PARAMS_FILE, Evaluate, Params, add_params_option, load_params
 from components.ray_session.parallel import ray_map
 from components.records.receipt import Receipt
 from components.records.splits import Manifest
@@ -92,7 +92,12 @@ def _predict_on_ray(
     """Return the logits, `float32 (N, K)`, and the seconds spent in the module, over all tasks."""
     starts = list_batch_starts(len(pixels), settings.batch_size)
     results = ray_map(
-        _predict_part, starts, settings.num_workers, receipt, pixels, settings.batch_size
+        _predict_part,
+        starts,
+        receipt,
+        pixels,
+        settings.batch_size,
+        num_tasks=settings.num_workers,
     )
     batches = {
         start: logits
@@ -147,9 +152,7 @@ def _compare_with_champion(
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
-    )
+    add_params_option(parser)
     parser.add_argument(
         "--models",
         type=Path,

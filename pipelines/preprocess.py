@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from components.console import ProgressBar, echo, launch
 from components.data.preparation.quarantine import TooManyRefusedError, write_quarantine
@@ -19,7 +18,7 @@ from components.data.sources import open_source
 from components.data.sources.base import ImageSource
 from components.errors import UserError
 from components.files import atomic_directory
-from components.params import PARAMS_FILE, Params, load_params
+from components.params import PARAMS_FILE, Params, add_params_option, load_params
 from components.paths import QUARANTINE, ROOT
 from components.ray_session.parallel import ray_imap
 
@@ -61,13 +60,7 @@ def _choose_imap(source: ImageSource, num_workers: int | None) -> Imap:
     """Return the map that examines chunks: in this process, or in Ray tasks for a large source."""
     if not source.shareable or is_small(source):
         return local_imap
-
-    def imap(
-        function: Callable[..., Any], inputs: Iterable[tuple[Any, ...]], *shared: Any
-    ) -> Iterator[Any]:
-        return ray_imap(function, inputs, num_workers, *shared)
-
-    return imap
+    return partial(ray_imap, num_tasks=num_workers)
 
 
 def _select(result: Survey, params: Params) -> Selection:
@@ -84,9 +77,7 @@ def _select(result: Survey, params: Params) -> Selection:
 def main(argv: list[str] | None = None) -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
-    )
+    add_params_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the prepared splits")
     args = parser.parse_args(argv)
     run(args.out, args.params)

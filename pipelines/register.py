@@ -13,7 +13,7 @@ from components.errors import UserError
 from components.files import sha256_file
 from components.models import weights
 from components.models.architectures import build
-from components.params import PARAMS_FILE, load_params
+from components.params import PARAMS_FILE, add_params_option, load_params
 from components.records.receipt import Receipt
 from components.records.training import Epoch, Network, TrainResult
 from components.registry import model_versions
@@ -85,9 +85,7 @@ def _read_history(path: Path) -> list[Epoch]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
-    )
+    add_params_option(parser)
     parser.add_argument("--model", required=True, help="a name in params train.models")
     parser.add_argument(
         "--trained", type=Path, required=True, help="folder with its weights, history and result"

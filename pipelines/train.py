@@ -15,14 +15,14 @@ from components import provenance
 from components.console import echo, launch
 from components.errors import UserError
 from components.files import RETENTION_DAYS, exclusive_lock, stale_paths, write_bytes
-from components.params import PARAMS_FILE, Params, load_params
+from components.params import PARAMS_FILE, Params, add_params_option, load_params
 from components.paths import STATE
 from components.ray_session.resources import (
     WorkerRequest,
     check_local_capacity,
     choose_device,
 )
-from components.ray_session.session import is_cluster, session
+from components.ray_session.session import is_cluster, starting_session
 from components.records.training import Epoch, TrainResult
 from components.training.plan import TrainingPlan, make_plan
 
@@ -44,7 +44,7 @@ def run(model: str, train: Path, val: Path, out: Path, params_file: Path = PARAM
     params = load_params(params_file)
     with exclusive_lock(_lock_path(out), str(out)):
         plan = make_plan(params, model, train, val)
-        request = WorkerRequest(params.train.workers[0], params.train.cpus_per_worker)
+        request = WorkerRequest(params.train.num_workers.min, params.train.cpus_per_worker)
         check_local_capacity(request)
         job, trained = _train(plan, params, request)
         _write_outs(out, plan, job, trained)
@@ -98,25 +98,29 @@ def _train(
     """Train on Ray and record the training as an MLflow run."""
     label = f"train@{plan.model}"
     settings = params.train
-    with session(meanwhile=_import_trainer) as where:
+    with starting_session() as connect:
+        # A local Ray takes seconds to start. Everything else is imported meanwhile.
+        from components.tracking import runs, store
+        from components.tracking.training_run import open_training_run
+
+        client = store.connect()
+
+        from components.orchestration.checkpoints import read_marker, write_marker
+        from components.orchestration.follower import Follower
         from components.orchestration.trainer import Training, TrainingOptions
         from components.ray_session.network_interface import use_cluster_interface
 
+        where = connect()
         job, remember_precision = _make_job(plan, params, request)
         options = TrainingOptions(
             max_failures=settings.max_failures,
             start_timeout_s=settings.start_timeout_s,
             prepare=use_cluster_interface,
         )
+        # Ray Train takes seconds to start, too. The MLflow run is opened meanwhile.
         training = Training(job, options)
-        # Ray Train takes seconds to start. MLflow is imported and connected meanwhile.
-        from components.orchestration.checkpoints import read_marker, write_marker
-        from components.orchestration.follower import Follower
-        from components.tracking import runs, store
-        from components.tracking.training_run import open_training_run
-
-        client = store.connect()
-        worker_counts = " to ".join(str(n) for n in sorted(set(settings.workers)))
+        counts = {settings.num_workers.min, settings.num_workers.max}
+        worker_counts = " to ".join(str(n) for n in sorted(counts))
         echo(
             f"{label}: {plan.network.architecture} on {where}, {worker_counts} workers "
             f"({job.device}), global batch {job.global_batch}, fingerprint {plan.fingerprint[:12]}"
@@ -145,10 +149,6 @@ def _train(
             f"{run.spooled} keeps what it lacks"
         )
     return job, trained
-
-
-def _import_trainer() -> None:
-    import components.orchestration.trainer  # noqa: F401 (torch and Ray Train take seconds)
 
 
 def _make_job(
@@ -180,7 +180,8 @@ def _make_job(
     precision: str = settings.precision
     if precision == "auto":
         precision = precision_cache.load(cache, cache_key)
-    fewest, most = settings.workers
+    fewest = settings.num_workers.min
+    most = settings.num_workers.max
     job = TrainingJob(
         network=plan.network,
         recipe=plan.recipe,
@@ -208,9 +209,7 @@ def _make_job(
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
-    )
+    add_params_option(parser)
     parser.add_argument("--model", required=True, help="a name in params train.models")
     parser.add_argument("--train", type=Path, required=True, help="the augmented training split")
     parser.add_argument("--val", type=Path, required=True, help="the validation split")

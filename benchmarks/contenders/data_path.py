@@ -20,6 +20,7 @@ from benchmarks.contenders.stepping import (
     join_group,
     leave_group,
     load_fashion_mnist,
+    make_recipe,
     make_stepper,
     measure_step_s,
 )
@@ -57,7 +58,7 @@ def main() -> None:
 
 def _make_steppers(splits: str, cache: Path, micro_batches: int) -> dict[str, Stepper]:
     network, images, recipe = load_fashion_mnist(splits, "cnn", flip=0.5, crop_padding=2)
-    _, _, plain_recipe = load_fashion_mnist(splits, "cnn", flip=0.0)
+    plain_recipe = make_recipe("cnn", flip=0.0, crop_padding=0)
     disk = DiskImages(Path(splits) / "train", cache, CPU, lambda: None)
     loading = make_stepper(network, images, recipe, _GLOBAL_BATCH, micro_batches)
     streaming = make_stepper(network, disk, recipe, _GLOBAL_BATCH, micro_batches)

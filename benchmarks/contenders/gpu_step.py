@@ -79,8 +79,10 @@ def _make_kiln_stepper(
     folder: Path | None,
 ) -> Stepper:
     """Make Kiln's stepper on resident images, or through shards that are written to `folder`."""
-    store: ImageStore = InMemoryImages(images, device)
-    if folder is not None:
+    store: ImageStore
+    if folder is None:
+        store = InMemoryImages(images, device)
+    else:
         write_split(folder / "train", "train", images, network.classes, 64)
         store = DiskImages(folder / "train", folder / "cache", device, lambda: None)
     return make_stepper(network, store, recipe, batch, 1, device=device)

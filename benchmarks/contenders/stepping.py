@@ -48,7 +48,7 @@ def load_fashion_mnist(
 ) -> tuple[Network, Images, Recipe]:
     """Load the prepared training split, with a network and a recipe for it."""
     images, manifest = read_split(Path(folder) / "train")
-    recipe = _make_recipe(architecture, flip, crop_padding)
+    recipe = make_recipe(architecture, flip, crop_padding)
     return describe_network(recipe, manifest, manifest), images, recipe
 
 
@@ -58,7 +58,7 @@ def make_random_images(architecture: str, side: int, rows: int) -> tuple[Network
     shape = (rows, side, side, 3)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator).numpy()
     labels = (torch.arange(rows) % 10).numpy()
-    recipe = _make_recipe(architecture, flip=0.5, crop_padding=4)
+    recipe = make_recipe(architecture, flip=0.5, crop_padding=4)
     network = Network(
         architecture=architecture,
         width=None,
@@ -70,7 +70,8 @@ def make_random_images(architecture: str, side: int, rows: int) -> tuple[Network
     return network, Images(pixels, labels, [str(n) for n in range(rows)]), recipe
 
 
-def _make_recipe(architecture: str, flip: float, crop_padding: int) -> Recipe:
+def make_recipe(architecture: str, flip: float, crop_padding: int) -> Recipe:
+    """Make a recipe with more epochs than a contender trains."""
     return Recipe.model_validate(
         {
             "architecture": architecture,

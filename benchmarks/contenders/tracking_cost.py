@@ -18,7 +18,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.contenders.common import write_result
-from benchmarks.contenders.stepping import iterate_steps, load_fashion_mnist, make_stepper
+from benchmarks.contenders.stepping import (
+    iterate_steps,
+    load_fashion_mnist,
+    make_stepper,
+    measure_step_s,
+)
 from components.records.training import Epoch
 from components.tracking import store
 from components.tracking.training_run import TrainingRun
@@ -39,35 +44,30 @@ def main() -> None:
     run = TrainingRun(client, client.create_run(experiment_id).info.run_id)
     network, images, recipe = load_fashion_mnist(splits, "cnn", flip=0.5)
     steps = iterate_steps(make_stepper(network, images, recipe, _GLOBAL_BATCH, 2))
-    _run_block(steps, step_count)  # warm-up
+    measure_step_s(steps, step_count)  # warm-up
     ratios = []
     tracked_times = []
     for number in range(blocks):
-        untracked_s = _run_block(steps, step_count)
-        tracked_s = _run_tracked_block(steps, step_count, run, first=number * step_count + 1)
+        untracked_s = measure_step_s(steps, step_count)
+        tracked_s = _measure_tracked_step_s(steps, step_count, run, first=number * step_count + 1)
         # The machine's speed changes by more than the cost, so only neighbours are compared.
         ratios.append(tracked_s / untracked_s)
         tracked_times.append(tracked_s)
     run.end("FINISHED")
     values = {
-        "images_per_s": step_count * _GLOBAL_BATCH / statistics.median(tracked_times),
+        "images_per_s": _GLOBAL_BATCH / statistics.median(tracked_times),
         "cost": statistics.median(ratios) - 1,
     }
     write_result(result, values, [f"blocks of {step_count} steps, 5 figures a step"])
 
 
-def _run_block(steps: Iterator[Totals], count: int) -> float:
-    """Make `count` steps and return their seconds."""
-    start = time.perf_counter()
-    for _ in itertools.islice(steps, count):
-        pass
-    return time.perf_counter() - start
-
-
-def _run_tracked_block(
+def _measure_tracked_step_s(
     steps: Iterator[Totals], count: int, run: TrainingRun, *, first: int
 ) -> float:
-    """Make `count` steps, log each as an epoch from number `first` on, and return the seconds."""
+    """Make `count` steps and return the mean seconds of one.
+
+    Each is logged as an epoch, from number `first` on.
+    """
     start = time.perf_counter()
     for number, totals in enumerate(itertools.islice(steps, count), first):
         loss = totals.loss / _GLOBAL_BATCH
@@ -83,10 +83,10 @@ def _run_tracked_block(
                 val_top1=top1,
             )
         )
-    seconds = time.perf_counter() - start
+    step_s = (time.perf_counter() - start) / count
     while _last_logged(run) < first + count - 1:
         time.sleep(0.1)
-    return seconds
+    return step_s
 
 
 def _last_logged(run: TrainingRun) -> int:

@@ -60,9 +60,10 @@ def theme(settings: Settings) -> Theme:
             for case in (STAGE, RAW)
         ],
         conditions=[
-            f"{EXAMPLE}: `ray.train.examples.pytorch.torch_fashion_mnist_example`, unchanged, two "
-            f"workers, global batch 32, {example_epochs} epochs, its files downloaded and "
-            "extracted beforehand",
+            f"{EXAMPLE}: the training function of "
+            "`ray.train.examples.pytorch.torch_fashion_mnist_example`, unchanged, two workers, "
+            f"global batch 32, {example_epochs} epochs, its files downloaded and extracted "
+            "beforehand",
             f"{STAGE}: `pipelines.train` on prepared shards, its default files: MLflow run, "
             "checkpoints, weights; an empty store and no remembered precision each time. "
             f"{RAW}: `pipelines.preprocess` before it, from the gzipped files",

@@ -26,7 +26,7 @@ from components.paths import QUARANTINE
 from components.provenance import COMMIT, DIRTY
 from components.ray_session import shared_storage
 from components.ray_session.addresses import FORWARDED
-from components.ray_session.nodes import node_scratch
+from components.ray_session.nodes import living_nodes, node_scratch
 from components.ray_session.session import session
 
 
@@ -82,9 +82,7 @@ def _check_site() -> None:
             "and MLFLOW_TRACKING_PASSWORD if need be)"
         )
     with session() as cluster:
-        import ray
-
-        if sum(node["Alive"] for node in ray.nodes()) == 1:
+        if len(living_nodes()) == 1:
             # A single node may keep checkpoints on its own disk, outside the job's copy of the
             # code, which is deleted with the job.
             os.environ.setdefault("KILN_STORAGE", str(node_scratch() / "storage"))

@@ -88,14 +88,10 @@ class Training:
                 start, or gave no sign of life, in time.
             KeyboardInterrupt: SIGINT or SIGTERM arrived. The state is in a checkpoint.
         """
-        silence_timeout_s = self.job.watchdog_s + self.options.start_timeout_s
         for failures in range(self.options.max_failures + 1):
             try:
-                result = self.attempt.follow(
-                    on_event, silence_timeout_s, self.options.start_timeout_s
-                )
+                result = self.attempt.follow(on_event)
             except ray.exceptions.RayActorError as error:
-                placement_groups.remove_own()
                 if failures == self.options.max_failures:
                     raise UserError(
                         f"training failed: Ray Train's controller died {failures + 1} times: "
@@ -106,6 +102,7 @@ class Training:
                         "Ray Train's controller died; starting again from the newest checkpoint"
                     )
                 )
+                placement_groups.remove_own()
                 self.attempt = Attempt(self.job, self.options)
                 continue
             match result:
@@ -135,19 +132,17 @@ class Attempt:
         self.thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
         self.thread.start()
 
-    def follow(
-        self, on_event: OnEvent, silence_timeout_s: float, start_timeout_s: float
-    ) -> WorkerResult:
+    def follow(self, on_event: OnEvent) -> WorkerResult:
         """Pass events to `on_event` until the training ends, and return its result.
 
         Raises:
-            UserError: it failed, or no event came for `silence_timeout_s` (before the first one:
-                `start_timeout_s`).
+            UserError: it failed, or no event came for `start_timeout_s` (after the first one:
+                `watchdog_s` and `start_timeout_s` together).
             KeyboardInterrupt: SIGINT or SIGTERM arrived.
             RayActorError: Ray Train's controller died.
         """
         try:
-            self._follow(on_event, silence_timeout_s, start_timeout_s)
+            self._follow(on_event)
         finally:
             self.channel.close()
         if isinstance(self.error, TrainingFailedError):
@@ -161,14 +156,14 @@ class Attempt:
         assert self.result is not None
         return self.result
 
-    def _follow(self, on_event: OnEvent, silence_timeout_s: float, start_timeout_s: float) -> None:
+    def _follow(self, on_event: OnEvent) -> None:
         last_event = time.monotonic()
-        timeout_s = start_timeout_s
+        timeout_s = self.options.start_timeout_s
         with collect_interrupts() as interrupts:
             while self.thread.is_alive():
                 if self._pass_events(on_event, _POLL_INTERVAL_S):
                     last_event = time.monotonic()
-                    timeout_s = silence_timeout_s
+                    timeout_s = self.job.watchdog_s + self.options.start_timeout_s
                 if time.monotonic() - last_event > timeout_s:
                     raise UserError(self._describe_silence(timeout_s))
                 if interrupts:
@@ -178,7 +173,14 @@ class Attempt:
 
     def _pass_events(self, on_event: OnEvent, timeout_s: float) -> bool:
         """Pass the events since the last call to `on_event`; return whether there were any."""
-        events = self.channel.take(timeout_s)
+        try:
+            events = self.channel.take(timeout_s)
+        except ray.exceptions.RayActorError as error:
+            # Not to be mistaken for the death of the controller, which goes on training.
+            raise UserError(
+                "the process that passes events from the workers to the driver died; what the "
+                "workers had done is in the newest checkpoint, and the same command continues there"
+            ) from error
         for event in events:
             if isinstance(event, WorkersStarted):
                 self.workers = event.workers
@@ -234,7 +236,7 @@ class Attempt:
 
     def _stop(self, on_event: OnEvent) -> None:
         """Ask the workers to save their state and end; wait up to `STOP_TIMEOUT_S`."""
-        with suppress(ray.exceptions.RayError, KeyboardInterrupt):
+        with suppress(ray.exceptions.RayError, UserError, KeyboardInterrupt):
             self.channel.request_stop()
             deadline = time.monotonic() + STOP_TIMEOUT_S
             while self.thread.is_alive() and time.monotonic() < deadline:

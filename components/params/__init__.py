@@ -23,7 +23,7 @@ from components.params.augment import (
 )
 from components.params.base import Architecture, Section
 from components.params.evaluate import Evaluate, Gates, Promote, Register
-from components.params.file import PARAMS_FILE, Params, load_params
+from components.params.file import PARAMS_FILE, Params, add_params_option, load_params
 from components.params.preprocess import (
     CsvSource,
     IdxSource,
@@ -76,5 +76,6 @@ __all__ = [
     "TrivialAugment",
     "VerticalFlip",
     "WorkerRange",
+    "add_params_option",
     "load_params",
 ]

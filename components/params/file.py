@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,13 @@ from components.params.preprocess import Preprocess
 from components.params.train import Train
 
 PARAMS_FILE = Path("params.yaml")
+
+
+def add_params_option(parser: ArgumentParser) -> None:
+    """Add the option `--params` of the stages: the file that they read their parameters from."""
+    parser.add_argument(
+        "--params", type=Path, default=PARAMS_FILE, help="parameter file (default: params.yaml)"
+    )
 
 
 class Params(Section):

@@ -84,11 +84,6 @@ class Train(Section):
     models: Annotated[dict[Name, Recipe], Field(min_length=1)]
     """Models to train: names and their recipes. Each is one stage `train@name`."""
 
-    @property
-    def workers(self) -> tuple[int, int]:
-        """Smallest and largest number of workers."""
-        return self.num_workers.min, self.num_workers.max
-
     def global_batch_size_of(self, model: str) -> int:
         """Return the global batch size of one entry of `models`."""
         return self.models[model].global_batch_size or self.global_batch_size

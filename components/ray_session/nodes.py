@@ -51,7 +51,7 @@ def run_on_every_node(
         UserError: a node did not answer within `timeout_s`, or was lost.
         ray.exceptions.RayTaskError: `function` raised.
     """
-    return _run_on_nodes(_living_nodes(min_cpus), timeout_s, function, *arguments)
+    return _run_on_nodes(living_nodes(min_cpus), timeout_s, function, *arguments)
 
 
 def run_on_one_node(function: Callable[..., _Result], *arguments: Any) -> _Result:
@@ -61,11 +61,11 @@ def run_on_one_node(function: Callable[..., _Result], *arguments: Any) -> _Resul
         UserError: the node did not answer within two minutes, or was lost.
         ray.exceptions.RayTaskError: `function` raised.
     """
-    [result] = _run_on_nodes(_living_nodes()[:1], _CALL_TIMEOUT_S, function, *arguments).values()
+    [result] = _run_on_nodes(living_nodes()[:1], _CALL_TIMEOUT_S, function, *arguments).values()
     return result
 
 
-def _living_nodes(min_cpus: float = 0) -> list[dict[str, Any]]:
+def living_nodes(min_cpus: float = 0) -> list[dict[str, Any]]:
     """Return the entries of `ray.nodes()` for living nodes with `min_cpus` cores."""
     import ray
 

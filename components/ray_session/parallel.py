@@ -15,15 +15,15 @@ _Result = TypeVar("_Result")
 
 
 def ray_map(
-    function: Callable[..., _Result], items: list[int], num_tasks: int, *shared: Any
+    function: Callable[..., _Result], items: list[int], *shared: Any, num_tasks: int
 ) -> list[tuple[list[int], _Result]]:
     """Call `function(part, *shared)` on each part of `items`, and return each part with its result.
 
     Args:
         function: runs in Ray tasks of one core each.
         items: item n goes into part n mod `num_tasks`.
-        num_tasks: number of parts and tasks. Tasks beyond the number of cores wait their turn.
         *shared: values that are shipped once per node.
+        num_tasks: number of parts and tasks. Tasks beyond the number of cores wait their turn.
     """
     with session():
         import ray
@@ -38,8 +38,8 @@ def ray_map(
 def ray_imap(
     function: Callable[..., _Result],
     inputs: Iterable[tuple[Any, ...]],
-    num_tasks: int | None,
     *shared: Any,
+    num_tasks: int | None,
 ) -> Iterator[_Result]:
     """Yield `function(*input, *shared)` for each input, in the order of the inputs.
 
@@ -48,9 +48,9 @@ def ray_imap(
     Args:
         function: runs in Ray tasks of one core each.
         inputs: read as tasks finish.
-        num_tasks: maximum number of tasks that run or whose results were not yielded yet.
-            Default: two per core of the cluster, so that no core is idle.
         *shared: values that are shipped once per node.
+        num_tasks: maximum number of tasks that run or whose results were not yielded yet.
+            None: two per core of the cluster, so that no core is idle.
     """
     with session():
         import ray

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import joblib
 
 from components.errors import UserError
+from components.ray_session.nodes import living_nodes
 from components.ray_session.session import is_cluster
 
 _PLACEMENTS = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
@@ -103,8 +104,6 @@ def choose_device(request: WorkerRequest, device: str) -> str:
 
 
 def _nodes() -> list[NodeCapacity]:
-    import ray
-
     return [
         NodeCapacity(
             f"node {node['NodeManagerHostname']}",
@@ -116,8 +115,7 @@ def _nodes() -> list[NodeCapacity]:
                 if key.startswith(_ACCELERATOR_PREFIX)
             ),
         )
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in living_nodes()
     ]
 
 

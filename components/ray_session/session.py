@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import joblib
 
 from components.errors import UserError
-from components.provenance import COMMIT
 from components.ray_session.addresses import forwarded_addresses
 from components.ray_session.code_package import pack, write_archive
 
@@ -42,6 +41,9 @@ _LOCAL_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+# Ray sets this variable for the entrypoint of a job.
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
 
 def is_cluster() -> bool:
     """Return whether stages run on the cluster that `RAY_ADDRESS` names."""
@@ -49,16 +51,24 @@ def is_cluster() -> bool:
 
 
 @contextmanager
-def session(meanwhile: Callable[[], None] | None = None) -> Iterator[str]:
+def session() -> Iterator[str]:
     """Connect to Ray and yield a description of it; disconnect when the block ends.
 
     A local Ray ends with the block. The workers of a cluster get this repository's code.
 
-    Args:
-        meanwhile: called while Ray starts, for imports that take seconds.
-
     Raises:
         UserError: the cluster does not answer, or the local Ray does not start.
+    """
+    with starting_session() as connect:
+        yield connect()
+
+
+@contextmanager
+def starting_session() -> Iterator[Callable[[], str]]:
+    """Start a session in the background; yield a function that waits for it.
+
+    The function returns and raises what `session` yields and raises. Until then the block can do
+    work that needs no Ray, such as imports that take seconds.
     """
     prepare_environment()
     import ray  # reads the environment; it cannot be imported by two threads at once
@@ -66,12 +76,11 @@ def session(meanwhile: Callable[[], None] | None = None) -> Iterator[str]:
     # The thread stays until the session ends: Linux kills the processes of a local Ray together
     # with the thread that started them (PR_SET_PDEATHSIG).
     with ThreadPoolExecutor(1, "ray-session") as executor:
+        connection = executor.submit(_connect)
         try:
-            where = executor.submit(_connect)
-            if meanwhile is not None:
-                meanwhile()
-            yield where.result()
+            yield connection.result
         finally:
+            wait([connection])  # a Ray that is still starting cannot be shut down
             ray.shutdown()
 
 
@@ -98,7 +107,7 @@ def _connect() -> str:
             else:
                 cores = joblib.cpu_count()
                 ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(_describe(error, address)) from error
@@ -118,9 +127,9 @@ def _describe(error: Exception, address: str | None) -> str:
 def _runtime_env(folder: Path) -> dict[str, Any]:
     """Return the runtime environment of a cluster's workers: addresses and this repository's code.
 
-    In a job of `pipelines.submit` the workers have the job's code already.
+    In a Ray job the workers have the job's code already.
     """
     env: dict[str, Any] = {"env_vars": forwarded_addresses()}
-    if COMMIT not in os.environ:
+    if _JOB_CONFIG not in os.environ:
         env["working_dir"] = str(write_archive(pack(allow_dirty=True), folder))
     return env

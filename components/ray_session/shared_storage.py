@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from components.errors import UserError
 from components.paths import STATE
-from components.ray_session.nodes import run_on_every_node, run_on_one_node
+from components.ray_session.nodes import living_nodes, run_on_every_node, run_on_one_node
 from components.ray_session.session import is_cluster
 from components.storage import join_uri, open_store
 
@@ -72,9 +72,7 @@ def resolve_checked() -> str:
     """
     if not is_cluster():
         return resolve()
-    import ray
-
-    alive = sum(node["Alive"] for node in ray.nodes())
+    alive = len(living_nodes())
     if alive > 1 and not os.environ.get("KILN_STORAGE"):
         raise UserError(
             f"the cluster has {alive} nodes and KILN_STORAGE is not set: name a folder that all of "

@@ -41,12 +41,14 @@ def lock_candidates(commit: str) -> list[str]:
     not contain it yet. The candidates are the file at the commit, at the later commits that changed
     it, and in the working tree.
     """
-    texts = []
+    revisions = [commit]
     with suppress(GitError):
-        later = git(ROOT, "log", "--reverse", "--format=%H", f"{commit}..HEAD", "--", LOCK).split()
-        for revision in [commit, *later]:
-            with suppress(GitError):
-                texts.append(git(ROOT, "show", f"{revision}:{LOCK}"))
+        later = git(ROOT, "log", "--reverse", "--format=%H", f"{commit}..HEAD", "--", LOCK)
+        revisions += later.split()
+    texts = []
+    for revision in revisions:
+        with suppress(GitError):
+            texts.append(git(ROOT, "show", f"{revision}:{LOCK}"))
     current = ROOT / LOCK
     if current.exists():
         texts.append(current.read_text(encoding="utf-8"))

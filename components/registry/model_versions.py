@@ -22,15 +22,13 @@ from components.tracking import runs, store
 SHA256_TAG = packaging.SHA256_KEY
 STATUS_TAG = "validation_status"
 _CREATE_ATTEMPTS = 8
-_READERS = "those who were given READ"
 
 
 @dataclass(frozen=True)
 class VersionSummary:
-    """One version for tables and messages. `status` is "not evaluated" before the first verdict."""
+    """Summary of one version. `status` is "not evaluated" before the first verdict."""
 
     version: int
-    model: str
     status: str
     model_id: str
     aliases: list[str]
@@ -129,7 +127,7 @@ def create(
         if version is not None:
             return version
         try:
-            with store.explain_denial(f"add a version to {name}", "the training identity"):
+            with store.explain_denial(f"add a version to {name}", store.TRAINING_IDENTITY):
                 client.create_model_version(
                     name,
                     source=info.model_uri,
@@ -184,10 +182,10 @@ def get(client: MlflowClient, name: str, number: int) -> ModelVersion:
         UserError: It does not exist. The message lists the versions that exist.
     """
     try:
-        with store.explain_denial(f"read {name}", _READERS):
+        with store.explain_denial(f"read {name}", store.READERS):
             return client.get_model_version(name, str(number))
     except MlflowException:
-        existing = ", ".join(str(v.version) for v in summarize(client, name)) or "none"
+        existing = ", ".join(str(v.version) for v in list_versions(client, name)) or "none"
         raise UserError(
             f"{name} version {number} is not in this registry; versions there: {existing}"
         ) from None
@@ -205,7 +203,7 @@ def get_aliases(client: MlflowClient, name: str) -> dict[str, int]:
         UserError: The registered model does not exist.
     """
     try:
-        with store.explain_denial(f"read {name}", _READERS):
+        with store.explain_denial(f"read {name}", store.READERS):
             aliases = client.get_registered_model(name).aliases
     except MlflowException:
         raise UserError(
@@ -222,7 +220,6 @@ def summarize(client: MlflowClient, name: str) -> list[VersionSummary]:
     return [
         VersionSummary(
             version=_number(version),
-            model=version.tags.get(runs.MODEL_TAG, "?"),
             status=version.tags.get(STATUS_TAG, "not evaluated"),
             model_id=get_model_id(version),
             aliases=[alias for alias, number in aliases.items() if number == _number(version)],

@@ -68,7 +68,7 @@ def save(
         UserError: The store could not take the model, or it returned another one.
     """
     try:
-        with _SAVE_LOCK, store.explain_denial("store a model", "the training identity"):
+        with _SAVE_LOCK, store.explain_denial("store a model", store.TRAINING_IDENTITY):
             # MLflow files a model under the current experiment, whatever experiment its run is in.
             mlflow.set_experiment(experiment_id=experiment_id)
             info = _log(module, network, sha256, name, run_id)
@@ -127,7 +127,7 @@ def load(model_uri: str) -> LoadedModel:
             model has run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        with store.explain_denial(f"read {model_uri}", "those who were given READ"):
+        with store.explain_denial(f"read {model_uri}", store.READERS):
             path = Path(download_artifacts(artifact_uri=model_uri, dst_path=folder))
         described = yaml.safe_load((path / "MLmodel").read_text())
         _refuse_code(model_uri, path, described)

@@ -23,10 +23,9 @@ from components.tracking import store
 
 VERDICT_TAG = "kiln.verdict"
 _PREDICTIONS = "predictions.parquet"
-_TRAINING = "the training identity"
 
 
-@store.explain_denial("write a verdict onto a version", _TRAINING)
+@store.explain_denial("write a verdict onto a version", store.TRAINING_IDENTITY)
 def record_verdict(
     client: MlflowClient,
     receipt: Receipt,
@@ -58,7 +57,7 @@ def record_verdict(
         client.set_model_version_tag(receipt.name, str(receipt.version), key, value)
 
 
-@store.explain_denial("write a comparison onto a run", _TRAINING)
+@store.explain_denial("write a comparison onto a run", store.TRAINING_IDENTITY)
 def record_comparison(
     client: MlflowClient, name: str, number: int, metrics: dict[str, float]
 ) -> None:

@@ -27,7 +27,7 @@ def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> str 
     return runs[0].info.run_id if runs else None
 
 
-@store.explain_denial("write runs of this experiment", "the training identity")
+@store.explain_denial("write runs of this experiment", store.TRAINING_IDENTITY)
 def import_run(
     client: MlflowClient,
     experiment_id: str,

@@ -26,6 +26,10 @@ from components.paths import ROOT
 from components.tracking import spool
 
 EMBEDDED_URI = f"sqlite:///{ROOT / 'mlflow.db'}"
+TRAINING_IDENTITY = "the training identity"
+"""Name of the users that register, for `explain_denial`."""
+READERS = "those who were given READ"
+"""Name of the users that read, for `explain_denial`."""
 _HEALTH_TIMEOUT_S = 5
 _DENIED = (401, 403)
 

@@ -149,7 +149,7 @@ def open_training_run(
         UserError: The server does not let the user write runs.
     """
     with store.explain_denial(
-        f"write runs of the experiment {experiment_name}", "the training identity"
+        f"write runs of the experiment {experiment_name}", store.TRAINING_IDENTITY
     ):
         run_id = resume
         logged = _reopen(client, resume, tags[FINGERPRINT_TAG]) if resume else None

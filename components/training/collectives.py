@@ -29,10 +29,10 @@ def get_rank_and_world_size() -> tuple[int, int]:
     """Return this process's rank and the number of ranks.
 
     Raises:
-        PeerLostError: this process had a group and has none now. When a rank is lost, Ray Train
-            destroys the group of the remaining ranks (`on_shutdown` of the backend of
-            `TorchConfig`) and may end them only half a minute later. Meanwhile they would train
-            alone, and rank 0 would save steps computed from its own share of each batch.
+        PeerLostError: this process had a group and has none now. Training alone, rank 0 would
+            save steps computed from its own share of each batch. Ray Train's default backend
+            destroys the group of the remaining ranks when one is lost (`on_shutdown` in
+            `ray.train.torch.config`), and may end them only half a minute later.
     """
     global _had_group
     with _translate_errors():

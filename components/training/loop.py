@@ -67,7 +67,7 @@ def train(
         UserError: the loss or the gradient is not finite. The model is as before that step.
         PeerLostError: another rank was lost.
     """
-    rank0 = _Rank0Callback(config.callback)
+    rank0 = _Rank0Output(config.callback)
     prepare_process(config.device)
     torch.manual_seed(config.seed)
     model = build(config.network).to(config.device).to(memory_format=torch.channels_last)
@@ -96,7 +96,7 @@ def train(
     return outcome
 
 
-class _Rank0Callback:
+class _Rank0Output:
     """Passes events and checkpoints to the callback on rank 0, and does nothing elsewhere."""
 
     def __init__(self, callback: TrainerCallback) -> None:
@@ -129,7 +129,7 @@ def _probe_precision(config: LoopConfig, model: Classifier) -> PrecisionProbed:
     return probe(model, config.train.fetch(rows), config.train.labels[rows].to(config.device))
 
 
-def _train_epochs(config: LoopConfig, state: TrainState, rank0: _Rank0Callback) -> bool:
+def _train_epochs(config: LoopConfig, state: TrainState, rank0: _Rank0Output) -> bool:
     """Train until the last epoch or until early stopping; return False after a requested stop."""
     num_images = len(config.train)
     epochs = config.recipe.epochs

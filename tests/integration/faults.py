@@ -129,7 +129,7 @@ def train(
     """Train with faults in the workers; `values` are further options of the training."""
     log = log or EventLog()
     settings: dict[str, Any] = {"max_failures": 6, "start_timeout_s": scaled(120), **values}
-    wrap = partial(FaultyCallback, faults, Path(job.storage)) if faults else None
+    wrap = partial(FaultyCallback, faults, job) if faults else None
     options = TrainingOptions(wrap_callback=wrap, **settings)
     return Training(job, options).follow(log), log
 
@@ -144,10 +144,11 @@ class FaultyCallback:
     """A rank's callback in a process in which `faults` happen."""
 
     def __init__(
-        self, faults: tuple[Fault, ...], storage: Path, inner: TrainerCallback, rank: int
+        self, faults: tuple[Fault, ...], job: TrainingJob, inner: TrainerCallback, rank: int
     ) -> None:
         self.faults = [fault for fault in faults if fault.rank in (None, rank)]
-        self.storage = storage
+        self.storage = Path(job.storage)
+        self.checkpoints = Path(job.checkpoint_store().uri)
         self.inner = inner
         self.rank = rank
 
@@ -161,10 +162,9 @@ class FaultyCallback:
         for fault in self.faults:
             if fault.kind == "kill while writing" and self._is_due(fault, state["step"]):
                 # The blob is there and its description is half written.
-                folder = self.storage / "runs" / ("f" * 64)
                 name = f"{state['step']:010d}"
-                torch.save({"state": state}, folder / f"{name}.pt")
-                (folder / f".{name}.json.{os.getpid()}").write_bytes(b'{"finger')
+                torch.save({"state": state}, self.checkpoints / f"{name}.pt")
+                (self.checkpoints / f".{name}.json.{os.getpid()}").write_bytes(b'{"finger')
                 os.kill(os.getpid(), signal.SIGKILL)
         self.inner.save_checkpoint(state, wait)
 

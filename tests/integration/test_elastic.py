@@ -43,6 +43,8 @@ def cluster() -> Iterator[Cluster]:
         "health_check_failure_threshold": 3,
     }
     os.environ |= session.SETTINGS | {
+        # A local session earlier in this process turns the watcher off for the whole process.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         # The wait for workers on a node that has just gone.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",

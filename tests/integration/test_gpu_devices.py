@@ -112,6 +112,7 @@ def test_no_tensor_is_left_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = StateRecorder()
     with SeparateDevices():
         images = InMemoryImages(make_images(20), META)
+        assert images.pixels.device == META
         config = LoopConfig(
             network=NETWORK,
             train=images,

@@ -70,13 +70,12 @@ class AuthServer(Server):
         assert all(f"export {name}=" in TEXT for name in settings)
         super().start(PGPASSFILE=str(self.database.pgpass), **settings, **env)
 
-    def client_env(self, user: str | None, password: str | None = None) -> dict[str, str]:
-        env = {"MLFLOW_TRACKING_URI": self.address}
-        return env | (
-            {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password or USERS[user]}
-            if user
-            else {}
-        )
+    def client_env(self, user: str) -> dict[str, str]:
+        return {
+            "MLFLOW_TRACKING_URI": self.address,
+            "MLFLOW_TRACKING_USERNAME": user,
+            "MLFLOW_TRACKING_PASSWORD": USERS[user],
+        }
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +111,7 @@ def as_user(auth_server: AuthServer, home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def run_command(
-    server: AuthServer, folder: Path, user: str | None, word: str, *arguments: str, **env: str
+    server: AuthServer, folder: Path, user: str, word: str, *arguments: str, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m pipelines.<word>` as a user, with the passwords of new users for `grant`."""
     passwords = new_passwords() if word == "grant" else {}

@@ -126,14 +126,14 @@ def test_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
         load_params(path)
 
 
-def test_a_stem_is_refused_for_architectures_without_a_choice(
+def test_stem_is_refused_for_architectures_without_a_choice(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
     values["train"]["models"]["cnn"]["stem"] = "imagenet"
     assert "stem cannot be chosen for cnn, only for resnet18" in load_refused(values, tmp_path)
 
 
-def test_copies_without_a_policy_are_load_refused(values: dict[str, Any], tmp_path: Path) -> None:
+def test_copies_without_a_policy_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     values["augment"] = {"copies": 1, "balance": False, "policy": []}
     assert "augment: policy is empty" in load_refused(values, tmp_path)
 

@@ -99,7 +99,7 @@ def count_copies(labels: np.ndarray, copies: int, balance: bool) -> np.ndarray:
     return counts
 
 
-class ImageSource(Protocol):
+class OriginalImages(Protocol):
     """Original images, read one at a time. `shape` is the shape of one image, `(H, W, C)`."""
 
     shape: tuple[int, ...]
@@ -148,7 +148,7 @@ class _CopyDataset(Dataset[tuple[torch.Tensor, str]]):
 
     def __init__(
         self,
-        source: ImageSource,
+        source: OriginalImages,
         rows: np.ndarray,
         numbers: np.ndarray,
         policy: list[Operation],
@@ -173,7 +173,7 @@ class _CopyDataset(Dataset[tuple[torch.Tensor, str]]):
 
 
 def make_copies(
-    source: ImageSource,
+    source: OriginalImages,
     labels: np.ndarray,
     settings: Augment,
     seed: int,

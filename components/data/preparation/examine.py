@@ -116,6 +116,7 @@ def _read_and_decode(
             # Yield the entries before the array first, because the caller counts rows.
             yield from _decode_files(files, rules)
             files = []
+            size = 0
             digest = digest_content(content)
             image = _convert_array(entry, content, rules, digest)
             yield _Outcome(entry, digest, content.nbytes, image)

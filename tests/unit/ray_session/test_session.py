@@ -1,12 +1,14 @@
-"""Errors of the connection to a cluster."""
+"""The environment of a session, and errors of the connection to a cluster."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import ray
 
 from components.errors import UserError
-from components.ray_session.session import session
+from components.ray_session.session import prepare_environment, session
 
 
 def test_server_traceback_is_cut_to_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +25,25 @@ def test_server_traceback_is_cut_to_its_last_line(monkeypatch: pytest.MonkeyPatc
         pass
     reason = "Initialization failure from server: RuntimeError: Starting failed. See head.err."
     assert str(caught.value) == f"Ray at RAY_ADDRESS=ray://head:10001 cannot be used: {reason}"
+
+
+def test_local_session_gets_a_token_of_its_own_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {})
+    prepare_environment()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RAY_ADDRESS": "head:6379"},
+        {"RAY_AUTH_TOKEN_PATH": "/secrets/token"},
+        {"RAY_AUTH_TOKEN": "chosen"},
+    ],
+)
+def test_token_of_the_cluster_or_of_the_user_is_kept(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", dict(environment))
+    prepare_environment()
+    assert os.environ.get("RAY_AUTH_TOKEN") == environment.get("RAY_AUTH_TOKEN")

@@ -80,7 +80,7 @@ def test_validation_does_not_depend_on_world_size() -> None:
 class GroupDestroyer(Recorder):
     """Destroys the process group in the n-th call of `on_progress`.
 
-    Ray Train does so on the remaining ranks when one is lost.
+    Ray Train's default backend does so on the remaining ranks when one is lost.
     """
 
     def __init__(self, calls: int) -> None:
