@@ -16,7 +16,11 @@ from typing import Any
 import joblib
 
 from components.errors import UserError
-from components.ray_session.addresses import forwarded_addresses
+from components.ray_session.addresses import (
+    check_ray_address,
+    forwarded_addresses,
+    get_ray_address,
+)
 from components.ray_session.code_package import pack, write_archive
 
 SETTINGS = {
@@ -46,8 +50,21 @@ _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def is_cluster() -> bool:
-    """Return whether stages run on the cluster that `RAY_ADDRESS` names."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    """Return whether stages run on a cluster, which `RAY_ADDRESS` names, and not on a local Ray."""
+    return get_ray_address() is not None
+
+
+def check_cluster() -> None:
+    """Check that the cluster of `RAY_ADDRESS` answers and can be sent this repository's code.
+
+    Nothing is checked for a local Ray.
+
+    Raises:
+        UserError: it cannot.
+    """
+    check_ray_address()
+    if is_cluster() and _JOB_CONFIG not in os.environ:
+        pack(allow_dirty=True)
 
 
 @contextmanager
@@ -70,6 +87,7 @@ def starting_session() -> Iterator[Callable[[], str]]:
     The function returns and raises what `session` yields and raises. Until then the block can do
     work that needs no Ray, such as imports that take seconds.
     """
+    check_ray_address()
     prepare_environment()
     import ray  # reads the environment; it cannot be imported by two threads at once
 
@@ -98,7 +116,7 @@ def prepare_environment() -> None:
 def _connect() -> str:
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
+    address = get_ray_address()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -107,9 +125,9 @@ def _connect() -> str:
             else:
                 cores = joblib.cpu_count()
                 ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except Exception as error:  # Ray raises a bare Exception when a busy machine delays its start
         raise UserError(_describe(error, address)) from error
     return address or f"this machine ({joblib.cpu_count()} cores)"
 

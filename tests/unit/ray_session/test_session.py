@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from components.errors import UserError
-from components.ray_session.session import prepare_environment, session
+from components.ray_session.session import check_cluster, prepare_environment, session
 
 
 def test_server_traceback_is_cut_to_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,10 +21,24 @@ def test_server_traceback_is_cut_to_its_last_line(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("components.ray_session.session.check_ray_address", lambda: None)
     with pytest.raises(UserError) as caught, session():
         pass
     reason = "Initialization failure from server: RuntimeError: Starting failed. See head.err."
     assert str(caught.value) == f"Ray at RAY_ADDRESS=ray://head:10001 cannot be used: {reason}"
+
+
+def test_start_that_a_busy_machine_delays_too_long_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray waits 30 s for its raylet and then raises a bare Exception."""
+
+    def refuse(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UserError, match="local cannot be used: The current node"), session():
+        pass
 
 
 def test_local_session_gets_a_token_of_its_own_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +61,14 @@ def test_token_of_the_cluster_or_of_the_user_is_kept(
     monkeypatch.setattr("os.environ", dict(environment))
     prepare_environment()
     assert os.environ.get("RAY_AUTH_TOKEN") == environment.get("RAY_AUTH_TOKEN")
+
+
+def test_cluster_that_does_not_answer_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:1 does not answer"), session():
+        pass
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:1 does not answer"):
+        check_cluster()

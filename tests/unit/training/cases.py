@@ -122,7 +122,12 @@ class Recorder(NullCallback):
 
 
 def run_on_ranks(world: int, function: Callable[..., Any], **values: Any) -> list[Any]:
-    """Run `function(**values)` on `world` ranks, in new processes; return the results by rank."""
+    """Run `function(**values)` on `world` ranks and return the results by rank.
+
+    Several ranks are new processes; a single rank is this process, with one thread as well.
+    """
+    if world == 1:
+        return [function(**values)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -143,11 +148,10 @@ def _run_rank(
     values: dict[str, Any],
 ) -> None:
     torch.set_num_threads(1)
-    if world > 1:
-        address = f"tcp://127.0.0.1:{port}"
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     results[rank] = function(**values)
-    if world > 1 and dist.is_initialized():
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 

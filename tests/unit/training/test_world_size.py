@@ -26,7 +26,7 @@ from tests.unit.training.cases import (
 )
 
 
-@pytest.mark.parametrize(("micro_batches", "worlds"), [(4, (2, 3, 4)), (5, (3,))])
+@pytest.mark.parametrize(("micro_batches", "worlds"), [(4, (2, 4)), (5, (3,))])
 def test_weights_and_history_do_not_depend_on_world_size(
     micro_batches: int, worlds: tuple[int, ...]
 ) -> None:
