@@ -11,3 +11,6 @@ QUARANTINE = STATE.relative_to(ROOT) / "quarantine.csv"
 
 It is not an out of the stage, because a stage that fails leaves no outs.
 """
+
+SPLIT_RECORDS = STATE / "splits"
+"""The split of each image after the last run of `preprocess`, a file per source."""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from components.data.format.images import Images
 from components.evaluation.metrics import ECE_BINS, Metrics
+from components.figures import label_fonts
 
 # With more classes, their names would overlap.
 _MAX_LABELLED_CLASSES = 25
@@ -37,17 +38,18 @@ def plot_report(
         images: the images of the split, in the same order.
         path: file to write.
     """
-    figure = Figure(figsize=(14, 10), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.15, 1])[0]
-    upper, lower = left.subplots(2, 1, height_ratios=[1.6, 1])
-    _plot_confusion(upper, classes, metrics)
-    _plot_per_class(lower, classes, metrics)
-    top, bottom = right.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.15])[:, 0]
-    _plot_calibration(top.subplots(), probability, images.labels, metrics.scalars["ece"])
-    _plot_mistakes(bottom, classes, probability, images)
-    figure.savefig(path, dpi=90, metadata={"Software": None})
+    with label_fonts(classes) as labels:
+        figure = Figure(figsize=(14, 10), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(title)
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.15, 1])[0]
+        upper, lower = left.subplots(2, 1, height_ratios=[1.6, 1])
+        _plot_confusion(upper, labels, metrics)
+        _plot_per_class(lower, labels, metrics)
+        top, bottom = right.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.15])[:, 0]
+        _plot_calibration(top.subplots(), probability, images.labels, metrics.scalars["ece"])
+        _plot_mistakes(bottom, labels, probability, images)
+        figure.savefig(path, dpi=90, metadata={"Software": None})
 
 
 def _plot_confusion(axis: Axes, classes: list[str], metrics: Metrics) -> None:

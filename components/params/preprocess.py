@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from components.params.base import Boolean, Column, Fraction, Integer, Location, Number, Section
+
+
+def _check_encoding(name: str) -> str:
+    try:
+        "a".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError(
+            f"found {name!r}, which is not a text encoding of Python; utf-8, cp1252 (Windows), "
+            "mac-roman, gb18030 and shift-jis are some"
+        ) from None
+    return name
+
+
+def _check_label_columns(value: Any) -> Any:
+    names = value if isinstance(value, list) and len(value) > 1 else [None]
+    if value not in ("auto", None) and not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"found {value!r}; auto, or a list of two or more columns, is needed "
+            '(names that are numbers in quotes: ["0", "1"])'
+        )
+    return value
+
+
+def _to_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _check_folder(name: str) -> str:
+    parts = name.replace("\\", "/").split("/")
+    if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
+        raise ValueError(f"found {name!r}; a folder within preprocess.source.path is needed")
+    return name
+
+
+TextEncoding = Annotated[Column, AfterValidator(_check_encoding)]
 
 
 class IdxSource(Section):
@@ -24,21 +59,44 @@ class ImageFolderSource(Section):
     kind: Literal["image_folder"]
     path: Location
     """Folder, local or an fsspec URI, or a tar or zip archive of it."""
+    merge_subfolders: Boolean = False
+    """Accept subfolders of class folders that may be classes themselves: all images below a class
+    folder belong to it. With false, such folders are an error that names the likely classes."""
 
 
 class CsvSource(Section):
-    """A table of image paths and labels, with the images beside it."""
+    """A table of image paths and labels, with the images beside it: CSV (with commas, semicolons,
+    tabs or bars), Excel, JSON lines, or a JSON array of objects; text may be gzipped."""
 
     kind: Literal["csv"]
     path: Location
     """Folder with the table and the images, local or an fsspec URI, or a tar or zip archive of
     it."""
     table: Column = "labels.csv"
-    """Path of the table within the folder."""
+    """Path of the table within the folder. `.xlsx` is read as Excel, `.json`, `.jsonl` and
+    `.ndjson` as JSON, any other as CSV, whose separator is recognised from the first line."""
+    sheet: Column | None = None
+    """Name of the sheet of an Excel table; null is the first."""
+    encoding: TextEncoding | None = None
+    """Encoding of a text table, such as `cp1252`; null is UTF-8. A byte order mark comes first."""
     path_column: Column = "path"
-    """Column with the paths of the images, relative to the folder."""
+    """Column with the paths of the images, or with names or ids without an extension. Names of
+    columns are compared without surrounding blanks, and without case if none is the same."""
+    path_prefix: Column | None = None
+    """Leading folders that are removed from the paths in the table, such as `/kaggle/input/x` or
+    `C:\\data`."""
+    image_folder: Annotated[
+        list[Annotated[Column, AfterValidator(_check_folder)]] | None, BeforeValidator(_to_list)
+    ] = None
+    """Folder in which the paths start, or a list of folders, relative to `path`; null is `path`
+    itself."""
     label_column: Column = "label"
     """Column with the names of the classes."""
+    label_columns: Annotated[
+        Literal["auto"] | list[Column] | None, BeforeValidator(_check_label_columns)
+    ] = None
+    """Columns of 0 and 1, one per class, in place of `label_column`; exactly one of them is 1 in
+    each row. `auto` is every column that is not named by another key."""
     split_column: Column | None = None
     """Column with `train`, `val` or `test`; rows where it is empty are drawn at random."""
     group_column: Column | None = None
@@ -81,7 +139,21 @@ Source = Annotated[
     IdxSource | ImageFolderSource | CsvSource | ParquetSource | TorchvisionSource,
     Field(discriminator="kind"),
 ]
-Format = Literal["jpeg", "png", "webp", "bmp", "tiff", "gif"]
+Format = Literal["jpeg", "png", "webp", "bmp", "tiff", "gif", "avif", "heif"]
+_SIDES = range(8, 1025)
+
+
+def _check_image_size(value: Any) -> Any:
+    sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if any(type(side) is not int or side not in _SIDES for side in sides):
+        raise ValueError(
+            "one side of a square or [height, width] is needed, "
+            f"in whole pixels from {_SIDES[0]} to {_SIDES[-1]} (found {value!r})"
+        )
+    return value
+
+
+ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_check_image_size)]
 
 
 class Limits(Section):
@@ -95,9 +167,11 @@ class Limits(Section):
         "bmp",
         "tiff",
         "gif",
+        "avif",
+        "heif",
     ]
     """Formats that are decoded. They are recognised by content, and the file extension must
-    agree."""
+    agree. `heif` is HEIC too, the format of phones."""
     max_file_mb: Annotated[Integer, Field(ge=1, le=4096)] = 64
     """Largest image file, in MiB."""
     max_megapixels: Annotated[Integer, Field(ge=1, le=1000)] = 64
@@ -122,19 +196,25 @@ class Preprocess(Section):
 
     source: Source
     """Raw images."""
-    image_size: Annotated[Integer, Field(ge=8, le=1024)] | None = None
-    """Height and width, in pixels, to which the largest central square is scaled (antialiased).
-    null keeps the images' own size."""
+    image_size: ImageSize | None = None
+    """Size of the prepared images in pixels, 8 to 1024: one number for squares, or `[height,
+    width]`. null keeps the images' own size, which must be the same for all."""
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    """Treatment of pictures whose aspect ratio is not that of `image_size`: `crop` scales the
+    largest central box that has it and cuts the rest, `pad` scales the whole picture to fit and
+    fills the rest with `background`, `stretch` scales height and width independently. All are
+    bilinear and antialiased."""
     channels: Literal[1, 3] | None = None
     """Channels of the prepared images: 1 is grey (ITU-R 601 luma), 3 is RGB. null is 3 for image
     files and keeps the channels of arrays."""
     background: Annotated[Integer, Field(ge=0, le=255)] = 255
-    """Grey level behind transparent pixels."""
+    """Grey level behind transparent pixels, and around pictures with `resize: pad`."""
     val_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """Fraction of the images held out for validation, if the source does not define a validation
-    split."""
+    """Fraction of the images of each class held out for validation, if the source does not define a
+    validation split."""
     test_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """Fraction of the images held out for the test, if the source does not define a test split."""
+    """Fraction of the images of each class held out for the test, if the source does not define a
+    test split."""
     duplicates: Literal["drop", "keep"] = "drop"
     """Treatment of further images with the same pixels in one split. Duplicates across splits that
     the source defines are an error."""
@@ -154,6 +234,15 @@ class Preprocess(Section):
     not depend on it."""
     shard_mb: Annotated[Integer, Field(ge=1, le=256)] = 32
     """Largest size of a shard before compression, in MiB."""
+
+    @property
+    def target_size(self) -> tuple[int, int] | None:
+        """Height and width of the prepared images; None keeps the images' own."""
+        match self.image_size:
+            case int(side):
+                return side, side
+            case size:
+                return size
 
     @model_validator(mode="after")
     def _check_training_images_remain(self) -> Preprocess:

@@ -89,7 +89,7 @@ def test_stage_depends_on_every_parameter_that_determines_its_outs(stage: str) -
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_parameter_dependencies_exist(stage: str) -> None:
-    resolved = load_params(ROOT / "params.yaml").resolved()
+    resolved = load_params(ROOT / "tests" / "params.yaml").resolved()
     for key in parameter_dependencies(stage):
         value: Any = resolved
         for name in key.replace("${item.model}", "cnn").split("."):

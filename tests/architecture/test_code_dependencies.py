@@ -15,6 +15,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 # Code that a stage runs but that does not determine the bytes of its outs: a change reruns nothing.
 CARRIERS = {
+    "components/__init__.py": "folders of caches",
     "components/console.py": "messages and progress",
     "components/dvc_cli.py": "moves data, whose digests are checked",
     "components/errors.py": "exception types",

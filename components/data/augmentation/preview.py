@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from components.data.augmentation.offline import augment
 from components.data.format.images import Images
+from components.figures import label_fonts
 from components.params import Augment
 
 _MAX_CLASSES = 20
@@ -39,7 +41,7 @@ def plot_preview(
     """Write a PNG with one row per class (at most 20): its first image and copies of that image.
 
     The first `settings.copies` copies are those of the augmented split; the others show further
-    results of the policy. Without a policy there are only originals.
+    results of the policy. If the split has no copies, there are only originals.
     """
     first = [
         int(rows[0])
@@ -47,27 +49,31 @@ def plot_preview(
         if len(rows := np.flatnonzero(images.labels == label))
     ][:_MAX_CLASSES]
     originals = images.take(np.array(first))
-    if not settings.policy:
+    if not settings.copies and not settings.balance:
         copies = 0
     settings = settings.model_copy(update={"copies": copies, "balance": False})
     augmented = augment(originals, settings, seed)
-    figure = Figure(figsize=(2.5 + 0.9 * copies, 0.9 * len(first) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(first), 1 + copies, squeeze=False)
-    for row, label in enumerate(originals.labels):
-        for column, axis in enumerate(axes[row]):
-            index = row if column == 0 else len(first) + row * copies + column - 1
-            pixels = augmented.pixels[index]
-            axis.imshow(
-                pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3],
-                cmap="gray",
-                vmin=0,
-                vmax=255,
-            )
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if row == 0:
-                axis.set_title("original" if column == 0 else f"copy {column}", fontsize=8)
-        axes[row][0].set_ylabel(classes[label], rotation=0, ha="right", va="center", fontsize=8)
-    # By default the metadata names the version of matplotlib, which would change the bytes.
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    with label_fonts([classes[label] for label in originals.labels]) as labels:
+        figure = Figure(figsize=(2.5 + 0.9 * copies, 0.9 * len(first) + 0.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(first), 1 + copies, squeeze=False)
+        for row, name in enumerate(labels):
+            for column, axis in enumerate(axes[row]):
+                index = row if column == 0 else len(first) + row * copies + column - 1
+                _show(axis, augmented.pixels[index])
+                if row == 0:
+                    axis.set_title("original" if column == 0 else f"copy {column}", fontsize=8)
+            axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        # By default the metadata names the version of matplotlib, which would change the bytes.
+        figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _show(axis: Axes, pixels: np.ndarray) -> None:
+    axis.imshow(
+        pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3],
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+    )
+    axis.set_xticks([])
+    axis.set_yticks([])

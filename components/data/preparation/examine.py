@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.fft import dctn
 
-from components.data.preparation.decoder import (
+from components.data.preparation.conversion import (
     THUMBNAIL_SIDE,
     DecodedImage,
-    DecoderRules,
-    RefusedError,
     convert,
     to_image,
 )
+from components.data.preparation.rules import DecoderRules, RefusedError
 from components.data.preparation.sandbox import Sandbox
 from components.data.sources.base import ImageEntry, ImageSource, Refusal, digest_content
 
@@ -39,6 +38,8 @@ _EXTENSIONS = {
     "BMP": {"bmp", "dib"},
     "TIFF": {"tif", "tiff"},
     "GIF": {"gif"},
+    "AVIF": {"avif", "avifs"},
+    "HEIF": {"heic", "heif", "heics", "heifs", "hif"},
 }
 _ALL_EXTENSIONS = {extension for names in _EXTENSIONS.values() for extension in names}
 

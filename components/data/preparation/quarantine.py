@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from components.data.preparation.survey import Survey
-from components.data.sources.base import Refusal
+from components.data.sources.base import Refusal, name_some
 from components.errors import UserError
 from components.params import Preprocess
+
+# Reasons in a message. The list of the refused images has all of them.
+_MAX_REASONS = 5
 
 
 class TooManyRefusedError(UserError):
@@ -62,17 +65,28 @@ def refuse_duplicates(survey: Survey, first: np.ndarray, indices: np.ndarray) ->
     return refusals
 
 
+def describe_reasons(quarantine: Sequence[Refusal], total: int) -> str:
+    """Return the most frequent reasons, each with its number and its share of `total` images."""
+    reasons = Counter(refusal.reason for refusal in quarantine).most_common()
+    return name_some((f"{n:,} {reason} ({n / total:.2%})" for reason, n in reasons), _MAX_REASONS)
+
+
 def check_refused_share(quarantine: list[Refusal], total: int, settings: Preprocess) -> None:
     """Raise `TooManyRefusedError` if more than `max_quarantined_fraction` is refused."""
     share = len(quarantine) / total
     if share <= settings.max_quarantined_fraction:
         return
-    reasons = Counter(refusal.reason for refusal in quarantine)
+    reasons = Counter(refusal.reason for refusal in quarantine).most_common()
     examples = {refusal.reason: refusal for refusal in reversed(quarantine)}
-    lines = [
-        f"  {n:>7,} {reason}: {examples[reason].path} ({examples[reason].detail})"
-        for reason, n in reasons.most_common()
-    ]
+    lines = []
+    for reason, n in reasons[:_MAX_REASONS]:
+        example = examples[reason]
+        detail = f" ({example.detail})" if example.detail else ""
+        lines.append(f"  {n / total:>7.2%} {n:>7,} {reason}: {example.path}{detail}")
+    if len(reasons) > _MAX_REASONS:
+        others = sum(n for _, n in reasons[_MAX_REASONS:])
+        more = len(reasons) - _MAX_REASONS
+        lines.append(f"  {others / total:>7.2%} {others:>7,} for {more} more reasons")
     raise TooManyRefusedError(
         f"{len(quarantine):,} of {total:,} images ({share:.2%}) cannot be used; "
         "preprocess.max_quarantined_fraction allows "

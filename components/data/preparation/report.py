@@ -13,7 +13,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from components.data.preparation.decoder import to_image
+from components.data.preparation.conversion import to_image
+from components.data.preparation.resizing import ResizingSummary
 from components.data.preparation.selection import Selection
 from components.data.preparation.survey import Survey
 from components.data.sources.base import NO_SPLIT, SPLITS, Refusal
@@ -84,7 +85,13 @@ class ReasonRow:
     examples: list[Refusal]
 
 
-def write_report(path: Path, survey: Survey, selection: Selection, settings: Preprocess) -> None:
+def write_report(
+    path: Path,
+    survey: Survey,
+    selection: Selection,
+    settings: Preprocess,
+    resizing: ResizingSummary,
+) -> None:
     """Write the report as one HTML file that contains its pictures.
 
     The same data give the same bytes. Names from the data are escaped.
@@ -101,12 +108,15 @@ def write_report(path: Path, survey: Survey, selection: Selection, settings: Pre
     source_splits = set(entries.splits.tolist()) - {NO_SPLIT}
     text = page.get_template("report.html.jinja").render(
         settings=settings,
+        source=survey.source,
         shape=survey.shape,
         listed=len(entries) + len(survey.source.refused),
         used=int(used.sum()),
         quarantined=len(selection.quarantine) - selection.num_dropped,
         dropped=selection.num_dropped,
-        warnings=selection.warnings,
+        warnings=selection.warnings + resizing.warnings,
+        long_warnings=selection.long_warnings,
+        resizing=resizing.text,
         splits=list(zip(SPLITS, counts.sum(axis=0).tolist(), strict=True)),
         source_splits=[SPLITS[split] for split in source_splits],
         classes=_make_class_rows(survey, selection, counts),

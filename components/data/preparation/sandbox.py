@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import struct
@@ -15,14 +16,10 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from components.data.preparation import decoder
-from components.data.preparation.decoder import (
-    LENGTH,
-    READY,
-    RESPONSE_HEADER,
-    THUMBNAIL_SIDE,
-    DecodedImage,
-    DecoderRules,
-)
+from components.data.preparation.conversion import THUMBNAIL_SIDE, DecodedImage
+from components.data.preparation.decoder import LENGTH, READY, RESPONSE_HEADER
+from components.data.preparation.rules import DecoderRules
+from components.paths import ROOT
 
 # Files are sent in batches of at most this many bytes. A larger file is a batch of its own.
 _BATCH_BYTES = 512 << 10
@@ -77,12 +74,15 @@ class Sandbox:
     def _start(self) -> subprocess.Popen[bytes]:
         # -P: do not import from the folder of the decoder's file.
         command = [sys.executable, "-P", decoder.__file__, json.dumps(self.rules)]
+        inherited = os.environ.get("PYTHONPATH")
+        search_path = f"{ROOT}{os.pathsep}{inherited}" if inherited else str(ROOT)
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=1 << 18,
+            env={**os.environ, "PYTHONPATH": search_path},
         )
         assert process.stdout
         if process.stdout.read(len(READY)) != READY:

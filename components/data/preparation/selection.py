@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,14 +10,20 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from components.data.preparation import duplicates
+from components.data.preparation.class_checks import (
+    MAX_NAMED,
+    ClassWarning,
+    check_counts,
+    list_class_warnings,
+)
 from components.data.preparation.quarantine import (
     check_refused_share,
     refuse_duplicates,
     refuse_label_conflicts,
 )
-from components.data.preparation.splits import assign_splits
+from components.data.preparation.splits import SplitAssignment, assign_splits
 from components.data.preparation.survey import Survey
-from components.data.sources.base import NO_SPLIT, SPLITS, ImageSource, Refusal
+from components.data.sources.base import NO_SPLIT, ImageSource, Refusal
 from components.errors import UserError
 from components.params import Preprocess
 
@@ -42,6 +48,9 @@ class Selection:
     near_clusters: list[np.ndarray]
     """Clusters of near-duplicates as indices of images, the largest first."""
     warnings: list[str]
+    """Warnings, in which long lists of classes are cut."""
+    long_warnings: list[ClassWarning]
+    """Those of the warnings whose lists are cut, with all their names."""
 
     @property
     def counts(self) -> np.ndarray:
@@ -56,7 +65,8 @@ def select_images(survey: Survey, settings: Preprocess, seed: int) -> Selection:
 
     Raises:
         TooManyRefusedError: more images than `max_quarantined_fraction` are refused.
-        UserError: an image is in several of the source's splits, or a split is empty.
+        UserError: an image is in several of the source's splits, a split is empty, or the images
+            of one class only are left.
     """
     source = survey.source
     rows = survey.facts["row"]
@@ -84,7 +94,10 @@ def select_images(survey: Survey, settings: Preprocess, seed: int) -> Selection:
     if near is not None and settings.near_duplicates == "group":
         together.append(near)
     splits = np.full(len(rows), NO_SPLIT, np.int8)
-    splits[used] = _assign_splits(survey, used, together, settings, seed)
+    assignment = _assign_splits(
+        survey, used, together, all_labels[used], all_classes, settings, seed
+    )
+    splits[used] = assignment.splits
     classes, labels, empty = _remove_empty_classes(source, all_classes, all_labels, used)
     selection = Selection(
         splits=splits,
@@ -94,8 +107,16 @@ def select_images(survey: Survey, settings: Preprocess, seed: int) -> Selection:
         num_dropped=num_dropped,
         near_clusters=[] if near is None else _list_clusters(used, near, copies),
         warnings=[],
+        long_warnings=[],
     )
-    return replace(selection, warnings=list(_list_warnings(selection, empty, settings)))
+    check_counts(selection.counts, classes, settings)
+    missed = [name for name, off in zip(all_classes, assignment.missed, strict=True) if off]
+    about_classes = list(list_class_warnings(classes, selection.counts, empty, missed, settings))
+    return replace(
+        selection,
+        warnings=[*map(str, about_classes), *_list_cluster_warnings(selection, settings)],
+        long_warnings=[warning for warning in about_classes if len(warning.names) > MAX_NAMED],
+    )
 
 
 def _number_labels(source: ImageSource, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -119,12 +140,19 @@ def _find_originals(digests: np.ndarray, source_splits: np.ndarray) -> np.ndarra
 
 
 def _assign_splits(
-    survey: Survey, used: np.ndarray, together: list[np.ndarray], settings: Preprocess, seed: int
-) -> np.ndarray:
-    """Return the split of each used image, `int8 (len(used),)`.
+    survey: Survey,
+    used: np.ndarray,
+    together: list[np.ndarray],
+    labels: np.ndarray,
+    classes: list[str],
+    settings: Preprocess,
+    seed: int,
+) -> SplitAssignment:
+    """Assign each used image to a split.
 
     Args:
         together: Each array holds, for each used image, an image that must be in the same split.
+        labels: Index into `classes` of each used image.
     """
     entries = survey.source.entries
     rows = survey.facts["row"][used]
@@ -140,6 +168,8 @@ def _assign_splits(
 
     return assign_splits(
         source_splits=entries.splits[rows],
+        labels=labels,
+        classes=classes,
         units=_connect([*together, same_group]),
         key=key,
         val_fraction=settings.val_fraction,
@@ -202,24 +232,8 @@ def _list_clusters(used: np.ndarray, near: np.ndarray, copies: np.ndarray) -> li
     return sorted(clusters, key=lambda cluster: (-len(cluster), cluster[0]))
 
 
-def _list_warnings(
-    selection: Selection, empty_classes: list[str], settings: Preprocess
-) -> Iterable[str]:
-    if empty_classes:
-        yield f"classes without an image: {', '.join(empty_classes)}"
-    counts = selection.counts
-    total = counts.sum()
-    present = [
-        (name, row) for name, row in zip(selection.classes, counts, strict=True) if row.sum()
-    ]
-    for split, split_name in enumerate(SPLITS):
-        missing = [name for name, row in present if not row[split]]
-        if missing:
-            yield f"classes missing from {split_name}: {', '.join(missing)}"
-    minimum = settings.min_class_images
-    tiny = [f"{name} ({row[0]})" for name, row in present if 0 < row[0] < minimum]
-    if tiny:
-        yield f"classes with fewer than {minimum} training images: {', '.join(tiny)}"
+def _list_cluster_warnings(selection: Selection, settings: Preprocess) -> Iterator[str]:
+    total = selection.counts.sum()
     clusters = selection.near_clusters
     if clusters and len(clusters[0]) > _LARGE_CLUSTER_SHARE * total:
         yield (

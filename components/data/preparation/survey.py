@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from components.data.preparation.decoder import DecoderRules
 from components.data.preparation.examine import FACTS_DTYPE, ExaminedChunk, examine
+from components.data.preparation.rules import DecoderRules
 from components.data.sources.base import (
     ImageEntries,
     ImageEntry,
@@ -33,6 +35,9 @@ _SMALL_ROWS = 2000
 _SMALL_MB = 20
 # Largest height or width, in pixels, that images may keep without `image_size`.
 _MAX_SIDE = 1024
+
+# Sizes that the advice about `image_size` proposes.
+_USUAL_SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
 
 # `imap(function, inputs, *shared)` yields `function(*input, *shared)` of each input, in order.
 Imap = Callable[..., Iterator[Any]]
@@ -78,7 +83,8 @@ def make_rules(settings: Preprocess, encoded: bool) -> DecoderRules:
     """Return the decoder's rules. Arrays keep their channels by default; files become RGB."""
     limits = settings.limits
     return DecoderRules(
-        image_size=settings.image_size,
+        image_size=settings.target_size,
+        resize=settings.resize,
         channels=settings.channels or (3 if encoded else None),
         background=settings.background,
         formats=tuple(form.upper() for form in limits.formats),
@@ -172,7 +178,7 @@ def _count_bytes_per_image(source: ImageSource, rules: DecoderRules) -> int:
     Without `image_size`, all images must have the shape of the first usable one, which is decoded.
     """
     if rules.image_size:
-        return rules.image_size**2 * (rules.channels or 3)
+        return math.prod(rules.image_size) * (rules.channels or 3)
     for row, entry in enumerate(source.entries):
         chunk = examine(row, [entry], source, rules)
         if len(chunk.facts):
@@ -204,16 +210,28 @@ def _check_shapes(shapes: dict[tuple[int, ...], str]) -> None:
             f"{name} ({'x'.join(map(str, shape))})" for shape, name in sorted(shapes.items())[:3]
         )
         parameter = "image_size" if len({shape[:2] for shape in shapes}) > 1 else "channels"
+        advice = _propose_size(shapes) if parameter == "image_size" else ""
         raise UserError(
             f"images differ in height, width or channels: {examples}; "
-            f"set preprocess.{parameter} in params.yaml"
+            f"set preprocess.{parameter} in params.yaml{advice}"
         )
     for shape, name in shapes.items():
         if max(shape[:2]) > _MAX_SIDE:
             raise UserError(
-                f"{name} has {shape[0]} x {shape[1]} pixels; "
+                f"{name} has {shape[0]} x {shape[1]} pixels (height x width); "
                 f"set preprocess.image_size in params.yaml (up to {_MAX_SIDE})"
+                f"{_propose_size(shapes)}"
             )
+
+
+def _propose_size(shapes: Iterable[tuple[int, ...]]) -> str:
+    """Return advice: the usual size that is nearest below the median of the shorter sides."""
+    median = statistics.median_low(min(shape[:2]) for shape in shapes)
+    size = max(usual for usual in _USUAL_SIZES if usual <= max(median, _USUAL_SIZES[0]))
+    return (
+        f", for example to {size} for squares of {size} x {size} or to [height, width]; "
+        "preprocess.resize (crop, pad or stretch) states what happens to other aspect ratios"
+    )
 
 
 def _check_disk_space(spool: Path, needed: int) -> None:

@@ -13,9 +13,9 @@ from components.data.sources.base import ImageSource
 from components.data.sources.csv_file import CsvImageSource
 from components.data.sources.idx import IdxImageSource
 from components.data.sources.image_folder import FolderImageSource
+from components.data.sources.location import check_file, open_tree
 from components.data.sources.parquet_file import ParquetImageSource
 from components.data.sources.torchvision_set import TorchvisionImageSource
-from components.data.sources.tree import open_tree
 from components.params import (
     CsvSource,
     IdxSource,
@@ -57,6 +57,7 @@ def _open_files(
     """Open a source of single files, in a folder or in an archive."""
     if not is_archive(settings.path):
         return _open_folder(settings, settings.path, limits)
+    check_file(settings.path)
     folder = tempfile.TemporaryDirectory(dir=scratch)
     refused = unpack(settings.path, Path(folder.name), limits)
     source = _open_folder(settings, folder.name, limits)
@@ -71,6 +72,6 @@ def _open_folder(
     tree = open_tree(location)
     match settings:
         case ImageFolderSource():
-            return FolderImageSource(tree, limits.max_file_mb)
+            return FolderImageSource(tree, settings, limits.max_file_mb)
         case CsvSource():
             return CsvImageSource(tree, settings, limits.max_file_mb)

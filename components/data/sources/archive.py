@@ -16,7 +16,7 @@ from components.data.sources.base import Refusal, is_printable
 from components.errors import UserError
 from components.params import Limits
 
-_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 _READ_BYTES = 1 << 20
 # A smaller archive counts as this size when the unpacked bytes per packed byte are limited.
 _MIN_PACKED_BYTES = 4096
@@ -32,8 +32,8 @@ class _Member(NamedTuple):
 
 
 def is_archive(location: str) -> bool:
-    """Return True if a path or URL ends like a tar or zip archive."""
-    return location.lower().endswith(_SUFFIXES)
+    """Return True if a path or URL ends like a tar or zip archive, and is not a folder."""
+    return location.lower().endswith(_SUFFIXES) and not Path(location).is_dir()
 
 
 def unpack(location: str, folder: Path, limits: Limits) -> list[Refusal]:
@@ -83,13 +83,17 @@ def unpack(location: str, folder: Path, limits: Limits) -> list[Refusal]:
 def _iter_members(file: IO[bytes], location: str) -> Iterator[_Member]:
     if location.lower().endswith(".zip"):
         with zipfile.ZipFile(file) as archive:
-            for info in archive.infolist():
+            members = archive.infolist()
+            # Some Windows programs write backslashes, against the ZIP specification (4.4.17.1).
+            is_windows = not any("/" in info.filename for info in members)
+            for info in members:
+                name = info.filename.replace("\\", "/") if is_windows else info.filename
                 # The file type of Unix; 0 if the archiver did not record it.
                 file_type = info.external_attr >> 28
                 yield _Member(
-                    name=info.filename,
+                    name=name,
                     is_regular=file_type in (0, 0o10),
-                    is_folder=info.is_dir(),
+                    is_folder=name.endswith("/"),
                     open=partial(archive.open, info),
                 )
     else:

@@ -130,6 +130,17 @@ class Refusal(NamedTuple):
     digest: str = ""
 
 
+class IgnoredKind(NamedTuple):
+    """Files or folders of one kind that are not images, so that they are neither used nor refused.
+
+    `examples` are the first paths.
+    """
+
+    name: str
+    number: int
+    examples: tuple[str, ...]
+
+
 class ImageSource(ABC):
     """A set of labelled images.
 
@@ -145,6 +156,10 @@ class ImageSource(ABC):
     fixed_classes: bool = False
     # Classes that the source names but has no image of.
     empty_classes: Sequence[str] = ()
+    # What lies among the images and is not an image by name.
+    ignored: Sequence[IgnoredKind] = ()
+    # Facts about the source that the user should see, such as the folder that was taken.
+    notes: Sequence[str] = ()
     # True if content is encoded image files, which the sandbox decodes; False if it is arrays.
     encoded: bool = True
     # Folder of an unpacked archive. It is deleted with the source.
@@ -164,7 +179,8 @@ class ImageSource(ABC):
 
         Tasks receive the entries that they read. The whole list would be sent with every source.
         """
-        driver_only = ("entries", "refused", "classes", "empty_classes", "archive_folder")
+        driver_only = {"entries", "refused", "classes", "empty_classes", "archive_folder"}
+        driver_only |= {"ignored", "notes"}
         return {key: value for key, value in vars(self).items() if key not in driver_only}
 
     @cached_property
@@ -208,5 +224,15 @@ def digest_source(
 
 
 def is_printable(name: str) -> bool:
-    """Return True if a name is text that can stand in a table, a terminal and a manifest."""
-    return name.isprintable() and not any("\ud800" <= character <= "\udfff" for character in name)
+    """Return True if a name is text that can stand in a table, a terminal and a manifest.
+
+    Surrogates, by which Python represents bytes that are no text, are not printable.
+    """
+    return name.isprintable()
+
+
+def name_some(names: Iterable[str], limit: int = 5) -> str:
+    """Return the names as a list for a message, cut to `limit` and a count of the others."""
+    every = list(names)
+    more = f" and {len(every) - limit:,} more" if len(every) > limit else ""
+    return ", ".join(every[:limit]) + more

@@ -3,66 +3,158 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from components.data.sources.archive import is_archive
 from components.data.sources.base import (
-    SPLITS,
     ImageEntries,
     ImageEntry,
     ImageSource,
     Refusal,
+    name_some,
 )
-from components.data.sources.tree import FileTree
+from components.data.sources.file_kinds import (
+    count_ignored,
+    describe_ignored,
+    get_extension,
+    has_image_name,
+    is_image_head,
+    is_undecided,
+)
+from components.data.sources.layout import Layout, find_layout
+from components.data.sources.layout_checks import Place
+from components.data.sources.tree import FileInfo, FileTree
 from components.errors import UserError
+from components.params import ImageFolderSource
 
-# Accepted folder names of splits -> split.
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+_TABLE_EXTENSIONS = {"csv", "tsv", "xlsx", "jsonl"}
+
+
+class _SortedFiles(NamedTuple):
+    """Files of a tree. `ignored` also has folders, whose paths end with `/`."""
+
+    images: list[FileInfo]
+    refused: list[Refusal]
+    ignored: list[str]
 
 
 class FolderImageSource(ImageSource):
     """Images in class folders. Files in subfolders of a class folder belong to that class.
 
-    The top folders are splits if all of them are named train, val (valid, validation) or test, and
-    train is among them.
-
     Raises:
-        UserError: no file is in a class folder.
+        UserError: there are no images, no class folders, or several ways to understand the folders.
     """
 
-    def __init__(self, tree: FileTree, max_file_mb: int) -> None:
+    def __init__(self, tree: FileTree, settings: ImageFolderSource, max_file_mb: int) -> None:
         self.tree = tree
         self.max_file_bytes = max_file_mb << 20
         self.shareable = tree.shareable
-        listing = tree.list_files()
-        self.refused = listing.refused
-        top = {folder for folder in listing.folders if "/" not in folder}
-        has_splits = "train" in top and top <= set(_SPLIT_FOLDERS)
-        depth = 2 if has_splits else 1
+        files = _sort_files(tree, settings.path)
+        self.ignored = count_ignored(files.ignored)
+        if not files.images:
+            raise UserError(self._explain_no_images(settings.path, files))
+        layout = _find_layout(files, settings)
         self.entries = ImageEntries()
-        for path, size in listing.files:
-            parts = path.split("/")
-            if len(parts) <= depth:
-                self.refused.append(Refusal(path, "no class", "it is in no class's folder"))
+        strays = []
+        for path, size in files.images:
+            position = layout.locate(path)
+            if position is None:
+                strays.append(Refusal(path, "no class", "it is in no class's folder"))
                 continue
-            split = _SPLIT_FOLDERS[parts[0]] if has_splits else ""
-            self.entries.append(ImageEntry(path, parts[depth - 1], split, size=size))
-        if not self.entries:
-            raise UserError(
-                "preprocess.source: no file in a class's folder; "
-                "image_folder wants a folder per class, "
-                f"or {', '.join(SPLITS)} folders with a folder per class in each"
-            )
-        class_folders = {
-            folder.split("/")[-1] for folder in listing.folders if folder.count("/") == depth - 1
-        }
-        self.empty_classes = sorted(class_folders - {*self.entries.labels.categories})
+            label, split = position
+            self.entries.append(ImageEntry(path, label, split, size=size))
+        located = [layout.locate(refusal.path) for refusal in files.refused]
+        refused_labels = {position[0] for position in located if position}
+        self.empty_classes = sorted(refused_labels - {*self.entries.labels.categories})
+        self.notes = layout.notes + _note_links(files.refused, layout)
+        self.refused = files.refused + strays
+
+    def _explain_no_images(self, location: str, files: _SortedFiles) -> str:
+        """Return the message for a source without images, with what it holds instead."""
+        message = f"preprocess.source.path: {location} holds no images"
+        if self.ignored:
+            message += f"; it holds {describe_ignored(self.ignored)}"
+        if files.refused:
+            first = files.refused[0]
+            message += f"; {len(files.refused):,} files are refused: {first.path} ({first.detail})"
+        archives = [path for path in files.ignored if is_archive(path)]
+        if archives and is_archive(location):
+            message += f". Unpack {location}, and give its {archives[0]}"
+        elif archives:
+            message += f". Give the archive: {location.rstrip('/')}/{archives[0]}"
+        else:
+            message += ". Give the folder that holds a folder of images for each class"
+        return message
 
     def read(self, entries: Sequence[ImageEntry]) -> Iterator[bytes | np.ndarray | Refusal]:
         return (self.tree.read(entry.id, self.max_file_bytes) for entry in entries)
+
+
+def _sort_files(tree: FileTree, location: str) -> _SortedFiles:
+    """List a tree, and separate its images from the files that are ignored.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    listing = tree.list_files()
+    unreadable = [refusal for refusal in listing.refused if refusal.reason == "unreadable"]
+    if unreadable:
+        raise UserError(
+            f"preprocess.source.path: {location} has folders that cannot be read: "
+            f"{name_some(refusal.path or location for refusal in unreadable)} "
+            f"({unreadable[0].detail}); change their permissions, or move them out"
+        )
+    undecided = [path for path, _ in listing.files if is_undecided(path)]
+    heads = dict(zip(undecided, tree.read_heads(undecided), strict=True))
+    images = []
+    ignored = list(listing.skipped)
+    for file in listing.files:
+        if has_image_name(file.path) or is_image_head(heads.get(file.path, b"")):
+            images.append(file)
+        else:
+            ignored.append(file.path)
+    refused = []
+    for refusal in listing.refused:
+        if has_image_name(refusal.path) or is_undecided(refusal.path):
+            refused.append(refusal)
+        else:
+            ignored.append(refusal.path)
+    used = [file.path for file in images] + [refusal.path for refusal in refused]
+    return _SortedFiles(images, refused, ignored + _find_empty_folders(listing.folders, used))
+
+
+def _find_empty_folders(folders: Sequence[str], used: Sequence[str]) -> list[str]:
+    """Return the folders without images, each with a final `/`, but not the folders in them."""
+    with_images = {""}
+    for path in used:
+        parent = path.rpartition("/")[0]
+        while parent not in with_images:
+            with_images.add(parent)
+            parent = parent.rpartition("/")[0]
+    return [
+        f"{folder}/"
+        for folder in folders
+        if folder not in with_images and folder.rpartition("/")[0] in with_images
+    ]
+
+
+def _find_layout(files: _SortedFiles, settings: ImageFolderSource) -> Layout:
+    paths = [image.path for image in files.images]
+    paths += [refusal.path for refusal in files.refused]
+    tables = sorted(path for path in files.ignored if get_extension(path) in _TABLE_EXTENSIONS)
+    place = Place(settings.path, is_archive(settings.path), tuple(tables))
+    return find_layout(paths, place, settings.merge_subfolders)
+
+
+def _note_links(refused: Sequence[Refusal], layout: Layout) -> list[str]:
+    """Return a note about links that lie beside the class folders, and may be meant as such."""
+    links = [
+        refusal.path
+        for refusal in refused
+        if refusal.reason == "link"
+        and refusal.path.rpartition("/")[0] in {prefix.rstrip("/") for prefix in layout.roots}
+        and not has_image_name(refusal.path)
+    ]
+    return [f"links to folders are not followed: {name_some(links)}"] if links else []

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from components.data.sources.base import ImageEntry, ImageSource, Refusal, parse_row_number
 from components.data.sources.table import (
     check_columns,
-    check_splits,
+    read_splits,
     separate_invalid,
     sort_class_names,
 )
@@ -95,8 +95,7 @@ class ParquetImageSource(ImageSource):
     def _to_entries(self, name: str, path: str, table: pd.DataFrame) -> Iterator[ImageEntry]:
         settings = self.settings
         blank = pd.Series("", index=table.index)
-        splits = table[settings.split_column] if settings.split_column else blank
-        check_splits(path, splits)
+        splits = read_splits(path, table[settings.split_column]) if settings.split_column else blank
         groups = table[settings.group_column] if settings.group_column else blank
         columns = zip(table[settings.label_column], splits, groups, strict=True)
         for row, (label, split, group) in enumerate(columns):

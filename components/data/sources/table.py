@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
 import pandas as pd
 
 from components.data.sources.base import (
@@ -10,11 +13,24 @@ from components.data.sources.base import (
     ImageEntry,
     Refusal,
     is_printable,
+    name_some,
 )
+from components.data.sources.folder_nodes import get_split
 from components.errors import UserError
 
+# Parameter -> usual names of such a column, without case and punctuation, the likeliest first.
+_LIKELY_NAMES = {
+    "path_column": "path filepath imagepath filename file image imagename imageid imagefile img "
+    "imgpath imgname imgid name fname id idcode uuid isicid imageindex imagefilename photo picture",
+    "label_column": "label labels class classname category target diagnosis dx species breed tag "
+    "type y classid labelname categoryname findinglabels variety",
+    "split_column": "split set subset partition dataset fold usage",
+    "group_column": "group groupid patient patientid subject subjectid lesionid case camera site",
+}
+_MAX_COLUMNS_SHOWN = 20
 
-def check_columns(location: str, columns: dict[str, str | None], available: list[str]) -> None:
+
+def check_columns(location: str, columns: dict[str, str | None], available: Sequence[str]) -> None:
     """Check that a table has the configured columns.
 
     Args:
@@ -23,28 +39,54 @@ def check_columns(location: str, columns: dict[str, str | None], available: list
         available: Columns of the table.
 
     Raises:
-        UserError: columns are missing; lists all of them.
+        UserError: columns are missing; lists all of them, and those that are meant perhaps.
     """
-    missing = [
-        f"{key} is {name!r}"
-        for key, name in columns.items()
-        if name is not None and name not in available
-    ]
+    missing = {key: name for key, name in columns.items() if name and name not in available}
     if missing:
-        raise UserError(
-            f"{location} has no such column: {'; '.join(missing)}; "
-            f"its columns: {', '.join(available)}"
-        )
+        raise UserError(describe_missing_columns(location, missing, available))
 
 
-def check_splits(location: str, values: pd.Series) -> None:
-    """Raise `UserError` if a value of the split column is neither a split nor empty."""
-    unknown = sorted(set(values) - {*SPLITS, ""})
+def describe_missing_columns(
+    location: str, missing: dict[str, str], available: Sequence[str]
+) -> str:
+    """Return the message for configured columns that a table lacks."""
+    named = [f"{key} is {name!r}" for key, name in missing.items()]
+    columns = name_some([name for name in available if name], _MAX_COLUMNS_SHOWN)
+    message = f"{location} has no such column: {'; '.join(named)}; its columns: {columns or 'none'}"
+    likely = {
+        key: names for key in missing if (names := _find_likely_columns(key, missing, available))
+    }
+    hints = [f"{key}: {' or '.join(names[:3])}" for key, names in likely.items()]
+    return f"{message}. Perhaps, in preprocess.source: {', '.join(hints)}" if hints else message
+
+
+def _find_likely_columns(key: str, missing: dict[str, str], available: Sequence[str]) -> list[str]:
+    """Return the columns that a parameter may mean: the same letters first, then usual names."""
+    likely = [_simplify(missing[key]), *_LIKELY_NAMES.get(key, "").split()]
+    ranks = {name: likely.index(_simplify(name)) for name in available if _simplify(name) in likely}
+    return sorted(ranks, key=lambda name: ranks[name])
+
+
+def _simplify(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def read_splits(location: str, values: pd.Series) -> pd.Series:
+    """Return the split of each value of the split column, or an empty string.
+
+    Other usual names and any case are accepted, such as `Training` and `valid`.
+
+    Raises:
+        UserError: a value is neither a split nor empty.
+    """
+    split_of = {value: get_split(value) if value.strip() else "" for value in values.unique()}
+    unknown = sorted(value for value, split in split_of.items() if split is None)
     if unknown:
         raise UserError(
             f"{location}: {unknown[:5]} in the column of splits; "
             f"known: {', '.join(SPLITS)}, or empty to be drawn"
         )
+    return values.map(split_of)
 
 
 def sort_class_names(names: list[str]) -> list[str]:
@@ -53,34 +95,38 @@ def sort_class_names(names: list[str]) -> list[str]:
     return sorted(names, key=int if numeric else str)
 
 
-def separate_invalid(rows: list[ImageEntry]) -> tuple[ImageEntries, list[Refusal]]:
+def separate_invalid(rows: Iterable[ImageEntry]) -> tuple[ImageEntries, list[Refusal]]:
     """Return the usable rows as entries, and a refusal for each other row.
 
-    Refused are rows without a label, paths with two labels, further rows of one path, and text that
-    is not printable.
+    Refused are rows without a label, paths with two labels, splits or groups, and text that is not
+    printable. Repetitions of a row are left out.
+
+    Args:
+        rows: Rows of one path must be adjacent.
     """
     entries = ImageEntries()
     refused: list[Refusal] = []
-    # Only paths with several labels get a set: a table may have millions of rows.
-    first_labels: dict[str, str] = {}
-    conflicts: dict[str, set[str]] = {}
-    for row in rows:
-        first_label = first_labels.setdefault(row.id, row.label)
-        if first_label != row.label:
-            conflicts.setdefault(row.id, {first_label}).add(row.label)
-    for row in rows:
-        if not is_printable(row.id) or not is_printable(row.label):
-            path = ascii(row.id)[1:-1]
-            refused.append(Refusal(path, "name", "the path or label is not printable text"))
-        elif not row.label.strip():
-            refused.append(Refusal(row.id, "no label"))
-        elif row.id in conflicts:
-            labels = ", ".join(sorted(conflicts[row.id]))
-            refused.append(Refusal(row.id, "two labels", f"listed as {labels}"))
-        elif row.id in first_labels:
-            # Removed, so that the next row of this path is refused.
-            del first_labels[row.id]
-            entries.append(row)
+    for path, same_path in groupby(rows, lambda row: row.id):
+        first, *others = same_path
+        if not is_printable(path) or not is_printable(first.label):
+            shown = ascii(path)[1:-1]
+            refusal = Refusal(shown, "name", "the path or label is not printable text")
+        elif not first.label.strip():
+            refusal = Refusal(path, "no label")
+        elif any(row != first for row in others):
+            refusal = _refuse_contradiction([first, *others])
         else:
-            refused.append(Refusal(row.id, "listed twice"))
+            entries.append(first)
+            continue
+        refused += [refusal] * (1 + len(others))
     return entries, refused
+
+
+def _refuse_contradiction(rows: list[ImageEntry]) -> Refusal:
+    """Return the refusal of a path whose rows differ."""
+    for name in ("label", "split", "group"):
+        values = sorted({getattr(row, name) for row in rows})
+        if len(values) > 1:
+            break
+    listed = ", ".join(value or "(empty)" for value in values)
+    return Refusal(rows[0].id, f"two {name}s", f"listed as {listed}")

@@ -1,18 +1,16 @@
-"""Files of a folder, local or on any fsspec file system. No file outside the folder is read."""
+"""Files of a folder, and their listing. No file outside the folder is read."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from components.data.sources.base import Refusal, is_printable
-from components.errors import UserError
+from components.data.sources.file_kinds import HEAD_BYTES, is_skipped
 
-# Created by operating systems and archivers.
-_SYSTEM_FILES = {"Thumbs.db", "desktop.ini", "__MACOSX"}
 # O_NONBLOCK: opening a pipe does not wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -25,18 +23,20 @@ class FileInfo(NamedTuple):
 
 
 class FileListing(NamedTuple):
-    """Regular files, refused files and folders of a tree; each list is sorted by path."""
+    """Regular files, refused files and folders of a tree; each list is sorted by path.
+
+    `skipped` are hidden files and folders and those of operating systems; a path of a folder ends
+    with `/`, and its content is not listed.
+    """
 
     files: list[FileInfo]
     refused: list[Refusal]
     folders: list[str]
+    skipped: list[str]
 
 
 class FileTree(Protocol):
-    """A folder that is read by relative paths with forward slashes.
-
-    Hidden files and files of operating systems are ignored.
-    """
+    """A folder that is read by relative paths with forward slashes."""
 
     shareable: bool
 
@@ -46,25 +46,11 @@ class FileTree(Protocol):
     def read(self, path: str, max_bytes: int) -> bytes | Refusal:
         """Return the content of a listed file, or the reason why it is not read."""
 
+    def read_heads(self, paths: Sequence[str]) -> list[bytes]:
+        """Return the first `HEAD_BYTES` of each listed file; nothing if it cannot be read."""
+
     def contains(self, path: str) -> bool:
         """Return True if a path stays in the tree after all links are resolved."""
-
-
-def open_tree(location: str) -> FileTree:
-    """Open a local folder or an fsspec URL of a folder.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    scheme, separator, url_path = location.partition("://")
-    if separator and scheme not in ("file", "local"):
-        return RemoteTree(location)
-    path = Path(url_path if separator else location)
-    if not path.is_dir():
-        raise UserError(
-            f"preprocess.source.path: {location} is not a folder; give one that is there"
-        )
-    return LocalTree(path)
 
 
 class LocalTree:
@@ -79,9 +65,12 @@ class LocalTree:
         files: list[FileInfo] = []
         refused: list[Refusal] = []
         folders: list[str] = []
+        skipped: list[str] = []
         for prefix, item in self._scan(refused):
             path = prefix + item.name
-            if not is_printable(item.name):
+            if is_skipped(item.name):
+                skipped.append(f"{path}/" if item.is_dir(follow_symlinks=False) else path)
+            elif not is_printable(item.name):
                 refused.append(Refusal(ascii(path)[1:-1], "name", "the name is not printable text"))
             elif item.is_symlink():
                 match self._resolve_link(path):
@@ -95,29 +84,27 @@ class LocalTree:
                 files.append(FileInfo(path, item.stat(follow_symlinks=False).st_size))
             else:
                 refused.append(_refuse_special_file(path, item.stat(follow_symlinks=False).st_mode))
-        return FileListing(sorted(files), sorted(refused), sorted(folders))
+        return FileListing(sorted(files), sorted(refused), sorted(folders), sorted(skipped))
 
     def _scan(self, refused: list[Refusal]) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield every item of the tree after the path of its folder (`""` or `"a/b/"`).
 
-        Folders that cannot be read are added to `refused`. Links to folders are not followed.
+        Folders that cannot be read are added to `refused`. Links to folders are not followed, and
+        skipped folders are not entered.
         """
         pending = [""]
         while pending:
             prefix = pending.pop()
             try:
                 with os.scandir(f"{self.root}/{prefix}") as scan:
-                    items = [
-                        item
-                        for item in scan
-                        if not item.name.startswith(".") and item.name not in _SYSTEM_FILES
-                    ]
+                    items = list(scan)
             except OSError as error:
-                refused.append(_refuse_unreadable(prefix.rstrip("/"), error))
+                refused.append(refuse_unreadable(prefix.rstrip("/"), error))
                 continue
             for item in items:
                 yield prefix, item
-                if item.is_dir(follow_symlinks=False) and is_printable(item.name):
+                named_well = is_printable(item.name) and not is_skipped(item.name)
+                if named_well and item.is_dir(follow_symlinks=False):
                     pending.append(f"{prefix}{item.name}/")
 
     def _resolve_link(self, path: str) -> FileInfo | Refusal:
@@ -152,7 +139,21 @@ class LocalTree:
             finally:
                 os.close(descriptor)
         except (OSError, ValueError) as error:
-            return _refuse_unreadable(path, error)
+            return refuse_unreadable(path, error)
+
+    def read_heads(self, paths: Sequence[str]) -> list[bytes]:
+        return [self._read_head(path) for path in paths]
+
+    def _read_head(self, path: str) -> bytes:
+        try:
+            descriptor = self._open(path)
+            try:
+                is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+                return os.read(descriptor, HEAD_BYTES) if is_regular else b""
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return b""
 
     def _open(self, path: str) -> int:
         """Return a file descriptor for a path, following a link only to a target in the tree.
@@ -169,53 +170,6 @@ class LocalTree:
             if not Path(full).is_symlink() or not target.startswith(self.root + os.sep):
                 raise
             return os.open(target, _OPEN_FLAGS)
-
-
-class RemoteTree:
-    """A folder of an object store or another server. These file systems have no links."""
-
-    def __init__(self, location: str) -> None:
-        import fsspec
-
-        try:
-            self.fs, self.root = fsspec.core.url_to_fs(location)
-            if not self.fs.isdir(self.root):
-                raise FileNotFoundError("there is no such folder")
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"preprocess.source.path: {location} cannot be read: {error}") from None
-        # Each process has its own `memory://`.
-        self.shareable = "memory" not in self.fs.protocol
-
-    def list_files(self) -> FileListing:
-        files: list[FileInfo] = []
-        refused: list[Refusal] = []
-        folders: set[str] = set()
-        for full, info in self.fs.find(self.root, detail=True).items():
-            path = full[len(self.root) :].lstrip("/")
-            parts = PurePosixPath(path).parts
-            ignored = any(part.startswith(".") or part in _SYSTEM_FILES for part in parts)
-            if ignored and ".." not in parts:
-                continue
-            if ".." in parts or not is_printable(path):
-                detail = "the name is not printable text within the folder"
-                refused.append(Refusal(ascii(path)[1:-1], "name", detail))
-            else:
-                files.append(FileInfo(path, info.get("size") or 0))
-                folders.update(str(parent) for parent in PurePosixPath(path).parents if parent.name)
-        return FileListing(sorted(files), sorted(refused), sorted(folders))
-
-    def contains(self, path: str) -> bool:
-        return ".." not in PurePosixPath(path).parts
-
-    def read(self, path: str, max_bytes: int) -> bytes | Refusal:
-        try:
-            with self.fs.open(f"{self.root}/{path}", "rb") as file:
-                content: bytes = file.read(max_bytes + 1)
-        except (OSError, ValueError) as error:
-            return _refuse_unreadable(path, error)
-        if len(content) > max_bytes:
-            return refuse_large_file(path, len(content), max_bytes)
-        return content
 
 
 def find_unhashable_files(location: str) -> list[Refusal]:
@@ -244,7 +198,7 @@ def refuse_large_file(path: str, size: int, max_bytes: int) -> Refusal:
     return Refusal(path, "file size", detail)
 
 
-def _refuse_unreadable(path: str, error: Exception) -> Refusal:
+def refuse_unreadable(path: str, error: Exception) -> Refusal:
     detail = error.strerror or "" if isinstance(error, OSError) else str(error)
     return Refusal(path, "unreadable", detail)
 

@@ -26,6 +26,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
     # Ray's worker processes import the code from here.
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setattr(preprocess, "QUARANTINE", tmp_path / ".kiln" / "quarantine.csv")
+    monkeypatch.setattr(preprocess, "SPLIT_RECORDS", tmp_path / ".kiln" / "splits")
 
     def run(
         path: str,
@@ -34,7 +35,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Path:
-        values = yaml.safe_load((ROOT / "params.yaml").read_text())
+        values = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
         values["preprocess"] = {
             "source": {"kind": kind, "path": path, **(options or {})},
             "val_fraction": 0.2,

@@ -114,7 +114,6 @@ HOSTILE_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "text.png": (lambda: b"<html>404 not found</html>", "format"),
     "script.svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "format"),
     "vector.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format"),
-    "notes.txt": (lambda: b"remember the milk", "format"),
     "icon.ico": (lambda: encode(make_picture(901), "ICO"), "format"),
     "portable.ppm": (lambda: encode(make_picture(902), "PPM"), "format"),
     "header only.jpg": (lambda: _jpeg(903)[:100], "damaged"),
@@ -188,9 +187,10 @@ def add_hostile_files(root: Path, outside: Path) -> dict[str, str]:
     (cats / "again.png").write_bytes(encode(make_picture(925)))
     (cats / "again too.bmp").write_bytes(encode(make_picture(925), "BMP"))
     expected["cat/again.png"] = "duplicate"
-    # Files of operating systems and editors are ignored and not reported.
+    # Files of operating systems and editors, and files that are not images by name, are ignored.
     (cats / ".DS_Store").write_bytes(b"x")
     (cats / "Thumbs.db").write_bytes(b"x")
+    (cats / "notes.txt").write_bytes(b"remember the milk")
     (root / ".ipynb_checkpoints").mkdir()
     # Unusual names and links within the folder are accepted.
     (cats / "link within.jpg").symlink_to("ünïcode 猫 🐈 'quoted' <b>.JPEG")

@@ -170,15 +170,21 @@ def test_preview_is_a_reproducible_png(tmp_path: Path, channels: int) -> None:
     assert data == (tmp_path / "two.png").read_bytes()
 
 
-def test_preview_without_policy_shows_only_originals(tmp_path: Path) -> None:
-    images = make_images(12)
-    for name, values in (("with.png", settings()), ("without.png", Augment())):
-        plot_preview(images, ["a", "b", "c"], values, 0, tmp_path / name)
-    with_policy = matplotlib.image.imread(tmp_path / "with.png")
-    without_policy = matplotlib.image.imread(tmp_path / "without.png")
-    assert without_policy.shape[0] == with_policy.shape[0]
-    assert without_policy.shape[1] == 250
-    assert with_policy.shape[1] == 790
+@pytest.mark.parametrize(
+    ("values", "width"),
+    [
+        (settings(copies=1), 790),
+        (settings(copies=0, balance=True), 790),
+        (settings(copies=0), 250),
+        (Augment(), 250),
+    ],
+    ids=["copies", "copies of small classes", "no copies", "no policy"],
+)
+def test_preview_shows_copies_only_if_the_split_has_them(
+    values: Augment, width: int, tmp_path: Path
+) -> None:
+    plot_preview(make_images(12), ["a", "b", "c"], values, 0, tmp_path / "preview.png")
+    assert matplotlib.image.imread(tmp_path / "preview.png").shape[:2] == (320, width)
 
 
 def test_first_images_are_collected_from_parts_in_the_order_of_the_classes() -> None:

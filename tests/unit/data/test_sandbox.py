@@ -13,15 +13,17 @@ import pytest
 from PIL import ExifTags, Image
 
 from components.data.preparation import decoder
-from components.data.preparation.decoder import DecodedImage, DecoderRules
+from components.data.preparation.conversion import DecodedImage
+from components.data.preparation.rules import DecoderRules
 from components.data.preparation.sandbox import Sandbox
 from tests.unit.data.hostile import encode, make_huge_png, make_picture
 
 RULES = DecoderRules(
-    image_size=16,
+    image_size=(16, 16),
+    resize="crop",
     channels=3,
     background=255,
-    formats=("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"),
+    formats=("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "AVIF", "HEIF"),
     max_pixels=300_000_000,
     max_seconds=20,
     max_memory=256 << 20,
@@ -58,7 +60,7 @@ def test_crash_of_the_decoder_refuses_one_image(
 ) -> None:
     # A decoder that dies on files that begin with "exploit", as after a bug in a codec.
     source = Path(decoder.__file__).read_text()
-    call = "    image = _open_image(data, rules)\n"
+    call = "    image = open_image(data, rules)\n"
     assert call in source
     crash = (
         '    if data.startswith(b"exploit"):\n'

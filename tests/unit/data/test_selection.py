@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,53 @@ from tests.unit.data.hostile import encode, make_class_folder, make_picture
 from tests.unit.data.prepared import Prepare, read_quarantine, read_splits
 
 
-def test_five_percent_more_images_move_none(prepare: Prepare, tmp_path: Path) -> None:
+def test_more_images_move_only_what_exact_shares_force(
+    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_class_folder(tmp_path / "raw", per_class=100, size=8)
     before = read_splits(prepare("raw"))
+    assert "known from the last run" not in capsys.readouterr().out
+    assert Counter((name[:3], split) for name, split in before.items()) == {
+        (label, split): n
+        for label in ("cat", "dog")
+        for split, n in (("train", 60), ("val", 20), ("test", 20))
+    }
     for n in range(10):
         (tmp_path / f"raw/cat/!{n}.png").write_bytes(encode(make_picture(5000 + n, 8)))
-    after = read_splits(prepare("raw", "more"))
+    after = read_splits(prepare("raw"))
     assert len(after) == len(before) + 10
-    assert {name: after[name] for name in before} == before
-    assert len(set(before.values())) == 3
+    moved = [name for name, split in before.items() if after[name] != split]
+    assert len(moved) <= 10
+    assert all(name.startswith("cat/") for name in moved)
+    line = f"{len(moved)} of 200 images known from the last run changed their split"
+    assert line in capsys.readouterr().out
+
+
+def test_long_list_of_classes_is_cut_and_whole_in_the_report(
+    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = tuple(f"kind{n:02d}" for n in range(30))
+    make_class_folder(tmp_path / "raw", per_class=5, classes=classes, size=8)
+    out = prepare("raw")
+    printed = capsys.readouterr().out
+    assert "kind04 (3) and 25 more; see the report" in printed
+    assert "kind05" not in printed
+    assert "kind29 (3)</p>" in (out / "report.html").read_text()
+
+
+def test_groups_that_keep_a_class_from_its_shares_cause_a_warning(
+    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_class_folder(tmp_path / "raw", per_class=30, size=8)
+    rows = [
+        (f"{label}/{n:03d}.jpg", label, f"patient {n // 10}")
+        for label in ("cat", "dog")
+        for n in range(30)
+    ]
+    table = pd.DataFrame(rows, columns=["path", "label", "patient"])
+    table.to_csv(tmp_path / "raw/labels.csv", index=False)
+    prepare("raw", kind="csv", options={"group_column": "patient"})
+    assert "cat (10 / 10 / 10), dog (10 / 10 / 10)" in capsys.readouterr().out
 
 
 def copy_into_split_folders(flat: Path, target: Path) -> None:
@@ -94,7 +133,7 @@ def test_empty_small_and_missing_classes_cause_warnings(
     shutil.move(tmp_path / "few/yeti", tmp_path / "raw/yeti")
     out = prepare("raw", image_size=8)
     printed = capsys.readouterr().out
-    assert "classes without an image: unicorn" in printed
+    assert "1 folder without images (unicorn/)" in printed
     assert "training images: yeti (" in printed
     assert "missing from " in printed
     assert read_split(out / "train")[1].classes == ["cat", "dog", "yeti"]

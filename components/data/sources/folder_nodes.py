@@ -1,0 +1,95 @@
+"""Folders that hold images, as nodes of a tree, and names that mean a split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from components.data.sources.base import SPLITS
+
+# Names of split folders, in lower case and without spaces, hyphens and underscores -> split.
+_STEMS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_SPLIT_NAMES = {stem + end: split for stem, split in _STEMS.items() for end in ("", "set", "data")}
+
+
+@dataclass(eq=False)
+class Folder:
+    """A folder with images in it or below it; `images` counts those directly in it.
+
+    `path` is relative to the source and empty for the source itself.
+    """
+
+    path: str
+    images: int = 0
+    children: dict[str, Folder] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the paths of all files in the folder: `""` or `"a/b/"`."""
+        return f"{self.path}/" if self.path else ""
+
+    def enter_only_children(self) -> Folder:
+        """Return the first folder that holds images itself or several folders."""
+        folder = self
+        while not folder.images and len(folder.children) == 1:
+            (folder,) = folder.children.values()
+        return folder
+
+    def walk(self) -> Iterator[Folder]:
+        """Yield this folder and all folders below it."""
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
+
+
+def build_folders(image_paths: Iterable[str]) -> Folder:
+    """Return the tree of the folders that hold images, children sorted by name."""
+    root = Folder("")
+    by_path = {"": root}
+    for path in image_paths:
+        parent = path.rpartition("/")[0]
+        folder = by_path.get(parent) or _add_folder(by_path, parent)
+        folder.images += 1
+    for folder in by_path.values():
+        folder.children = dict(sorted(folder.children.items()))
+    return root
+
+
+def _add_folder(by_path: dict[str, Folder], path: str) -> Folder:
+    folder = by_path[""]
+    for name in path.split("/"):
+        if name not in folder.children:
+            child = Folder(f"{folder.prefix}{name}")
+            folder.children[name] = child
+            by_path[child.path] = child
+        folder = folder.children[name]
+    return folder
+
+
+def get_split(name: str) -> str | None:
+    """Return the split that a folder of this name stands for, or None."""
+    return _SPLIT_NAMES.get(re.sub(r"[ _-]", "", name.lower()))
+
+
+def sort_by_split(splits: dict[str, str]) -> dict[str, str]:
+    """Return a mapping of names to splits in the order train, val, test."""
+    return dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
+
+
+def guess_split(name: str) -> str | None:
+    """Return the split that a word of the name means, as in `seg_train` or `test_images`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), None)
