@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from components.dvc_cli import dvc
+from components.errors import UserError
 from components.git_cli import GitError, git
 from components.paths import ROOT
 
@@ -79,6 +83,32 @@ def git_state() -> dict[str, str]:
         if not line.startswith("?? ") or line.startswith(untracked_code)
     ]
     return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+
+
+def check_version_control() -> str | None:
+    """Check that DVC can run in this checkout.
+
+    Returns:
+        A warning if the results cannot name their commit, else None.
+
+    Raises:
+        UserError: DVC is not installed, or it refuses a folder that belongs to no git repository.
+    """
+    if importlib.util.find_spec("dvc") is None:
+        raise UserError(f"DVC is not installed for {sys.executable}; run `make setup`")
+    in_repository = any((folder / ".git").exists() for folder in (ROOT, *ROOT.parents))
+    if not in_repository and dvc(ROOT, "config", "core.no_scm").strip() != "true":
+        raise UserError(
+            f"{ROOT} is no git repository (an unpacked archive has none), and DVC needs one: run "
+            "`git init && git add -A && git commit -m start`, or `dvc config --local core.no_scm "
+            "true` to work without versions of code and data"
+        )
+    try:
+        git(ROOT, "rev-parse", "--verify", "HEAD")
+    except GitError as error:
+        reason = str(error).splitlines()[0]
+        return f"MLflow will not name the commit of the results: {reason}"
+    return None
 
 
 def environment() -> dict[str, str]:

@@ -1,16 +1,21 @@
-"""Check parameters, raw files, machine and store; remove stale receipts. (for users)"""
+"""Check parameters, raw files, git, machine and stores; remove stale receipts. (for users)"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from components import provenance
 from components.console import echo, launch
+from components.data.sources.presence import check_present
 from components.data.sources.tree import find_unhashable_files
 from components.dvc_cli import ignored_paths
 from components.errors import UserError
-from components.params import load_params
+from components.params import Source, load_params
 from components.ray_session.resources import WorkerRequest, check_local_capacity
+from components.ray_session.session import check_cluster
 from components.records.receipt import Receipt
 from components.registry import model_versions
 from components.tracking import store
@@ -25,13 +30,39 @@ def run(models: Path) -> None:
     have been emptied, or `MLFLOW_TRACKING_URI` may name another one now. Without the receipt,
     `dvc repro` registers the model again.
 
+    Each check is the one that a stage makes itself.
+
     Raises:
-        UserError: a parameter is wrong, DVC cannot hash the raw files, this machine has no room for
-            the workers, or the store does not answer.
+        UserError: parameters are wrong; or one message for all of the other checks that failed.
     """
     params = load_params()
-    _check_raw_files(params.preprocess.source.path)
-    check_local_capacity(WorkerRequest(params.train.num_workers.min, params.train.cpus_per_worker))
+    settings = params.train
+    request = WorkerRequest(settings.num_workers.min, settings.cpus_per_worker)
+    _run_checks(
+        _check_version_control,
+        partial(_check_raw_files, params.preprocess.source),
+        partial(check_local_capacity, request, settings.device, settings.precision),
+        check_cluster,
+        store.connect,
+    )
+    _remove_stale_receipts(models)
+
+
+def _run_checks(*checks: Callable[[], object]) -> None:
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            problems.append(str(error))
+    if len(problems) > 1:
+        lines = [f"  {n}. {problem}" for n, problem in enumerate(problems, 1)]
+        raise UserError("\n".join([f"{len(problems)} problems", *lines]))
+    if problems:
+        raise UserError(problems[0])
+
+
+def _remove_stale_receipts(models: Path) -> None:
     client = store.connect()
     for path in sorted(models.glob("*/receipt.json")):
         receipt = Receipt.read(path)
@@ -45,8 +76,18 @@ def run(models: Path) -> None:
             )
 
 
-def _check_raw_files(location: str) -> None:
-    """Refuse files that DVC cannot hash. It hashes the raw folder before any stage starts."""
+def _check_version_control() -> None:
+    if warning := provenance.check_version_control():
+        echo(f"preflight: warning: {warning}")
+
+
+def _check_raw_files(source: Source) -> None:
+    """Refuse a missing source, and files that DVC cannot hash.
+
+    DVC hashes the raw folder before any stage starts.
+    """
+    check_present(source)
+    location = source.path
     refusals = {
         f"{location.rstrip('/')}/{refusal.path}": refusal
         for refusal in find_unhashable_files(location)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from pathlib import Path
 
-import pandas as pd
 from torch import Tensor
 
 from components.console import echo, launch
@@ -79,8 +79,8 @@ def _read_weights(path: Path, sha256: str) -> tuple[Network, dict[str, Tensor]]:
 
 
 def _read_history(path: Path) -> list[Epoch]:
-    rows = pd.read_csv(path, float_precision="round_trip").to_dict("records")
-    return [Epoch.model_validate(row) for row in rows]
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Epoch.model_validate(row) for row in csv.DictReader(file)]
 
 
 def main(argv: list[str] | None = None) -> None:

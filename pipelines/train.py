@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -13,14 +12,16 @@ from typing import TYPE_CHECKING
 
 from components import provenance
 from components.console import echo, launch
-from components.errors import UserError
 from components.files import RETENTION_DAYS, exclusive_lock, stale_paths, write_bytes
 from components.params import PARAMS_FILE, Params, add_params_option, load_params
 from components.paths import STATE
+from components.ray_session.addresses import get_ray_address
 from components.ray_session.resources import (
     WorkerRequest,
     check_local_capacity,
+    check_precision,
     choose_device,
+    choose_workers,
 )
 from components.ray_session.session import is_cluster, starting_session
 from components.records.training import Epoch, TrainResult
@@ -45,7 +46,7 @@ def run(model: str, train: Path, val: Path, out: Path, params_file: Path = PARAM
     with exclusive_lock(_lock_path(out), str(out)):
         plan = make_plan(params, model, train, val)
         request = WorkerRequest(params.train.num_workers.min, params.train.cpus_per_worker)
-        check_local_capacity(request)
+        check_local_capacity(request, params.train.device, params.train.precision)
         job, trained = _train(plan, params, request)
         _write_outs(out, plan, job, trained)
         job.checkpoint_store().clear()
@@ -119,8 +120,8 @@ def _train(
         )
         # Ray Train takes seconds to start, too. The MLflow run is opened meanwhile.
         training = Training(job, options)
-        counts = {settings.num_workers.min, settings.num_workers.max}
-        worker_counts = " to ".join(str(n) for n in sorted(counts))
+        bounds = (job.workers,) if isinstance(job.workers, int) else job.workers
+        worker_counts = " to ".join(map(str, bounds))
         echo(
             f"{label}: {plan.network.architecture} on {where}, {worker_counts} workers "
             f"({job.device}), global batch {job.global_batch}, fingerprint {plan.fingerprint[:12]}"
@@ -167,21 +168,20 @@ def _make_job(
 
     settings = params.train
     device = choose_device(request, settings.device)
-    if settings.precision == "fp16" and device == "cpu":
-        raise UserError(
-            "train.precision is fp16, which needs a GPU; on a CPU use auto, fp32 or bf16"
-        )
+    check_precision(settings.precision, device)
     # On one machine the first probe's choice stands: a stopwatch must not decide whether the
     # same commit gives the same model.
-    machine = os.environ.get("RAY_ADDRESS") or provenance.cpu_model()
+    machine = get_ray_address() or provenance.cpu_model()
     network = plan.network.model_dump(mode="json")
     cache = STATE / "precision.json"
     cache_key = precision_cache.key(network, plan.settings["train"], device, machine)
     precision: str = settings.precision
     if precision == "auto":
         precision = precision_cache.load(cache, cache_key)
-    fewest = settings.num_workers.min
-    most = settings.num_workers.max
+    micro_batches = settings.num_micro_batches(plan.model)
+    fewest, most = settings.worker_bounds(plan.model)
+    if settings.num_workers.max is None and not is_cluster():
+        fewest = most = choose_workers(request, device, micro_batches)
     job = TrainingJob(
         network=plan.network,
         recipe=plan.recipe,
@@ -191,7 +191,7 @@ def _make_job(
         cpus_per_worker=settings.cpus_per_worker,
         device=device,
         global_batch=settings.global_batch_size_of(plan.model),
-        micro_batches=settings.num_micro_batches(plan.model),
+        micro_batches=micro_batches,
         seed=params.seed,
         precision=precision,
         fingerprint=plan.fingerprint,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from components.errors import UserError
 from components.params.augment import Augment
 from components.params.base import Integer, Section
 from components.params.evaluate import Evaluate, Promote, Register
-from components.params.messages import describe_errors
+from components.params.messages import find_errors
 from components.params.preprocess import Preprocess
 from components.params.train import Train
 
@@ -55,17 +55,20 @@ class Params(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses a key written twice. PyYAML would silently take the last one."""
+    """YAML loader that lists keys written twice. PyYAML would silently take the last one."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.duplicates: list[str] = []
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in keys:
-                raise UserError(
-                    f"params.yaml line {key_node.start_mark.line + 1}: the key {key!r} stands twice"
-                )
-            keys.add(key)
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in keys:
+                    line = key_node.start_mark.line + 1
+                    self.duplicates.append(f"line {line}: the key {key_node.value!r} stands twice")
+                keys.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
@@ -76,18 +79,25 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         UserError: the file is missing or not YAML, or values are wrong. The message names all
             wrong values with their keys.
     """
+    data, errors = _read_yaml(path)
+    errors += find_errors(data, Params)
+    if errors:
+        heading = f"{path}: {len(errors)} error{'s' * (len(errors) > 1)}"
+        raise UserError("\n".join([heading, *(f"  {line}" for line in errors)]))
+    return Params.model_validate(data)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of a parameter file, and an error for each key that stands twice."""
     try:
-        text = path.read_text(encoding="utf-8")
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        data = loader.get_single_data()
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a mapping is needed, found {type(data).__name__}")
-    try:
-        return Params.model_validate(data)
-    except ValidationError as error:
-        lines = [f"  {line}" for line in describe_errors(error, Params)]
-        heading = f"{path}: {len(lines)} error{'s' * (len(lines) > 1)}"
-        raise UserError("\n".join([heading, *lines])) from None
+    return data, loader.duplicates

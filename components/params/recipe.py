@@ -92,8 +92,9 @@ class Recipe(Section):
     """Images per optimiser step for this entry; null is `train.global_batch_size`."""
     micro_batch_size: Annotated[Integer, Field(ge=1)] | None = None
     """Images per forward pass, over which batch norm normalises. The gradients of the micro-batches
-    add up to that of the global batch. null is the global batch divided by the largest number of
-    workers. The weights are bit-identical for any number of workers with the same micro-batches."""
+    add up to that of the global batch. The weights are bit-identical for any number of workers with
+    the same micro-batches. null is the global batch divided by the largest number of workers, or,
+    where that is not given, by up to 8 (into micro-batches of at least 16 images)."""
     clip_gradient_norm: Annotated[Number, Field(gt=0)] | None = None
     """Largest Euclidean norm of the whole gradient (arXiv:1211.5063); null does not clip."""
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None

@@ -9,6 +9,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from components.params.base import Integer, Name, Number, Section
 from components.params.recipe import Recipe
 
+# Micro-batches of a global batch if neither their size nor a number of workers is given.
+_MAX_DEFAULT_MICRO_BATCHES = 8
+# Batch norm is noisy over fewer images.
+_MIN_DEFAULT_MICRO_BATCH_SIZE = 16
+
 
 class WorkerRange(Section):
     """Elastic number of workers. Training starts with as many as fit on the cluster, continues with
@@ -16,22 +21,24 @@ class WorkerRange(Section):
 
     min: Annotated[Integer, Field(ge=1, le=4096)]
     """Smallest number of workers to train with."""
-    max: Annotated[Integer, Field(ge=1, le=4096)]
-    """Largest number of workers to train with."""
+    max: Annotated[Integer, Field(ge=1, le=4096)] | None = None
+    """Largest number of workers to train with; null is one per micro-batch."""
 
     @model_validator(mode="after")
     def _check_order(self) -> WorkerRange:
-        if self.min > self.max:
+        if self.max is not None and self.min > self.max:
             raise ValueError(f"min is {self.min}, more than max ({self.max})")
         return self
 
 
 def _to_range(value: Any) -> Any:
+    if value == "auto":
+        return {"min": 1, "max": None}
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return {"min": value, "max": value}
     if not isinstance(value, dict | WorkerRange):
         raise ValueError(
-            f"found {value!r}; a whole number from 1, or {{min: 1, max: 4}}, is needed"
+            f"found {value!r}; auto, a whole number from 1, or {{min: 1, max: 4}}, is needed"
         )
     return value
 
@@ -51,9 +58,10 @@ class Checkpoint(Section):
 class Train(Section):
     """Section `train`."""
 
-    num_workers: Annotated[WorkerRange, BeforeValidator(_to_range)] = WorkerRange(min=2, max=2)
-    """Data-parallel processes: one number, or a range such as `{min: 1, max: 4}` for as many as fit
-    on the cluster at the moment."""
+    num_workers: Annotated[WorkerRange, BeforeValidator(_to_range)] = WorkerRange(min=1)
+    """Data-parallel processes: `auto`, one number, or a range such as `{min: 1, max: 4}` for as
+    many as fit on the cluster at the moment. `auto` uses all cores or GPUs of this machine, up to
+    one per micro-batch; on a cluster it is the range `{min: 1}`."""
     cpus_per_worker: Annotated[Number, Field(gt=0, le=512)] = 1
     """CPU cores, and so threads, of each worker. Below 1, several workers share a core and have one
     thread each."""
@@ -64,8 +72,8 @@ class Train(Section):
     """`auto` is bfloat16 where a short probe finds it clearly faster than fp32 and in agreement
     with it, else fp32. `fp16` scales the loss and needs a GPU."""
     global_batch_size: Annotated[Integer, Field(ge=1)] = 256
-    """Images per optimiser step, over all workers. The largest number of workers must divide it,
-    unless the model has a `micro_batch_size`."""
+    """Images per optimiser step, over all workers. A given number of workers must divide it, unless
+    the model has a `micro_batch_size`."""
     max_failures: Annotated[Integer, Field(ge=0, le=100)] = 5
     """Number of times that the worker group is restarted after the loss of a worker. It continues
     from the newest checkpoint."""
@@ -90,8 +98,15 @@ class Train(Section):
 
     def num_micro_batches(self, model: str) -> int:
         """Return the number of micro-batches in a global batch of one entry of `models`."""
+        batch = self.global_batch_size_of(model)
         size = self.models[model].micro_batch_size
-        return self.global_batch_size_of(model) // size if size else self.num_workers.max
+        if size:
+            return batch // size
+        return self.num_workers.max or _default_micro_batches(batch)
+
+    def worker_bounds(self, model: str) -> tuple[int, int]:
+        """Return the smallest and the largest number of workers for one entry of `models`."""
+        return self.num_workers.min, self.num_workers.max or self.num_micro_batches(model)
 
     @model_validator(mode="after")
     def _check_batches(self) -> Train:
@@ -106,14 +121,14 @@ class Train(Section):
         return self
 
     def _find_batch_problem(self, model: str) -> str | None:
-        workers = self.num_workers.max
         batch = self.global_batch_size_of(model)
         size = self.models[model].micro_batch_size
-        if size is None and batch % workers:
-            below = batch // workers * workers
-            nearest = " or ".join(str(n) for n in (below, below + workers) if n)
+        most = self.num_workers.max
+        if size is None and most is not None and batch % most:
+            below = batch // most * most
+            nearest = " or ".join(str(n) for n in (below, below + most) if n)
             return (
-                f"global_batch_size is {batch}, which num_workers ({workers}) does not divide; "
+                f"global_batch_size is {batch}, which num_workers ({most}) does not divide; "
                 f"the nearest that it does: {nearest}"
             )
         if size is not None and batch % size:
@@ -121,9 +136,20 @@ class Train(Section):
                 f"micro_batch_size is {size}, "
                 f"which does not divide the global_batch_size of {batch}"
             )
-        if size is not None and batch // size < workers:
+        count = self.num_micro_batches(model)
+        workers = max(self.num_workers.min, most or 1)
+        if count < workers:
             return (
-                f"micro_batch_size is {size}: {batch // size} in a global batch of {batch}, "
+                f"micro_batch_size is {batch // count}: {count} in a global batch of {batch}, "
                 f"too few for {workers} workers"
             )
         return None
+
+
+def _default_micro_batches(global_batch_size: int) -> int:
+    """Return the largest divisor up to 8 whose micro-batches have at least 16 images, or 1."""
+    for count in range(_MAX_DEFAULT_MICRO_BATCHES, 1, -1):
+        divides = global_batch_size % count == 0
+        if divides and global_batch_size // count >= _MIN_DEFAULT_MICRO_BATCH_SIZE:
+            return count
+    return 1

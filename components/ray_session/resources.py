@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 
@@ -76,14 +77,54 @@ class NodeCapacity:
         return f"{self.name} has {self.cpus:g} CPU{gpus}, room for {room}"
 
 
-def check_local_capacity(request: WorkerRequest) -> None:
+def check_local_capacity(
+    request: WorkerRequest, device: str = "auto", precision: str = "auto"
+) -> None:
     """Check that the workers fit on this machine, unless a cluster is used.
 
+    Args:
+        request: the smallest number of workers, and what each of them needs.
+        device: `auto`, `cpu` or `gpu`.
+        precision: the precision of params `train.precision`.
+
     Raises:
-        UserError: they do not fit. The message has the number that fits.
+        UserError: they do not fit (the message has the number that fits), or there is no GPU and
+            `device` or `precision` needs one.
     """
-    if not is_cluster():
-        _check_fit(request, [NodeCapacity("this machine", joblib.cpu_count())])
+    if is_cluster():
+        return
+    cores = joblib.cpu_count()
+    _check_fit(request, [NodeCapacity("this machine", cores)])
+    if device == "gpu":
+        gpus = _count_local_gpus()
+        if not gpus:
+            raise UserError(
+                "train.device is gpu, but torch finds no GPU on this machine; set device to auto, "
+                "which uses GPUs where there are enough, or RAY_ADDRESS to a cluster with GPUs"
+            )
+        _check_fit(
+            replace(request, gpus=request.gpus or 1), [NodeCapacity("this machine", cores, gpus)]
+        )
+    elif precision == "fp16" and (device == "cpu" or not _count_local_gpus()):
+        check_precision(precision, "cpu")
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Check that a device, `cpu` or `gpu`, can train with a precision.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if precision == "fp16" and device == "cpu":
+        raise UserError(
+            "train.precision is fp16, which needs a GPU; on a CPU use auto, fp32 or bf16"
+        )
+
+
+def _count_local_gpus() -> int:
+    import torch  # takes seconds, and is not needed for the default parameters
+
+    return torch.cuda.device_count()
 
 
 def choose_device(request: WorkerRequest, device: str) -> str:
@@ -101,6 +142,23 @@ def choose_device(request: WorkerRequest, device: str) -> str:
         return "gpu"
     _check_fit(replace(request, gpus=0), nodes)
     return "cpu"
+
+
+def choose_workers(request: WorkerRequest, device: str, num_micro_batches: int) -> int:
+    """Return the number of workers that finish a global batch soonest on the connected nodes.
+
+    It is at most one per micro-batch and at least `request.workers`. No more workers are used than
+    shorten a step: five workers take as long for eight micro-batches as four.
+
+    Args:
+        request: the smallest number of workers, and what each of them needs.
+        device: `cpu` or `gpu`, as `choose_device` returned it.
+        num_micro_batches: the number of micro-batches of a global batch.
+    """
+    gpus = (request.gpus or 1) if device == "gpu" else 0
+    room = _placeable_workers(replace(request, gpus=gpus), _nodes())
+    rounds = math.ceil(num_micro_batches / max(1, min(room, num_micro_batches)))
+    return max(request.workers, math.ceil(num_micro_batches / rounds))
 
 
 def _nodes() -> list[NodeCapacity]:
@@ -140,9 +198,10 @@ def _check_fit(request: WorkerRequest, nodes: list[NodeCapacity]) -> None:
     strategy = ""
     if request.placement != "PACK":
         strategy = f" with KILN_PLACEMENT={request.placement.lower()}"
+    device = ", set device to auto" if request.gpus else ""
     raise UserError(
         f"num_workers is {request.workers} with {each} each, but only {placeable} can be "
         f"placed{strategy} ({'; '.join(node.describe(request) for node in nodes)}); "
-        "lower num_workers or cpus_per_worker in params.yaml, or set RAY_ADDRESS to a larger "
-        "cluster"
+        f"lower num_workers or cpus_per_worker in params.yaml{device}, or set RAY_ADDRESS to a "
+        "larger cluster"
     )

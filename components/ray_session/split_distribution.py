@@ -42,13 +42,15 @@ class DistributedSplits:
 
     def find(self, path: str) -> Path | None:
         """Return the folder of a split on this node, or None if the split must be fetched."""
-        for folder in (self.root, self._copy()):
-            try:
-                if read_manifest(folder / path).sha256 == self.digests[path]:
-                    return folder / path
-            except UserError:
-                continue
-        return None
+        # The folder of copies is made only if the driver's folder does not have the split.
+        return self._find_in(self.root, path) or self._find_in(self._copy(), path)
+
+    def _find_in(self, folder: Path, path: str) -> Path | None:
+        try:
+            matches = read_manifest(folder / path).sha256 == self.digests[path]
+        except UserError:
+            return None
+        return folder / path if matches else None
 
     def locate(self, path: str | Path) -> Path:
         """Return the folder of a split on this node, after fetching all splits if need be.

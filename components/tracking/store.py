@@ -7,7 +7,6 @@ repository (the embedded store).
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,29 +24,24 @@ from components.errors import UserError
 from components.paths import ROOT
 from components.tracking import spool
 
-EMBEDDED_URI = f"sqlite:///{ROOT / 'mlflow.db'}"
+# The names with `as` are part of this module's interface.
+from components.tracking.address import EMBEDDED_URI as EMBEDDED_URI
+from components.tracking.address import (
+    check_address,
+    describe_user,
+    describe_wrong_password,
+    make_error,
+    uses_database_server,
+)
+from components.tracking.address import get_redacted_uri as get_redacted_uri
+from components.tracking.address import get_uri as get_uri
+from components.tracking.address import uses_server as uses_server
+
 TRAINING_IDENTITY = "the training identity"
 """Name of the users that register, for `explain_denial`."""
 READERS = "those who were given READ"
 """Name of the users that read, for `explain_denial`."""
-_HEALTH_TIMEOUT_S = 5
 _DENIED = (401, 403)
-
-
-def get_uri() -> str:
-    """Return the address of the store. It may contain a password."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or EMBEDDED_URI
-
-
-def get_redacted_uri() -> str:
-    """Return the address of the store with any password replaced by `***`, for messages."""
-    password = urlsplit(get_uri()).password
-    return get_uri().replace(f":{password}@", ":***@") if password else get_uri()
-
-
-def uses_server() -> bool:
-    """Return whether the store is a server, and not a database that this process opens itself."""
-    return urlsplit(get_uri()).scheme in ("http", "https")
 
 
 def connect() -> MlflowClient:
@@ -62,35 +56,22 @@ def connect() -> MlflowClient:
     for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")
+    check_address()
     uri = get_uri()
-    advice = "start it, or unset MLFLOW_TRACKING_URI to use the embedded mlflow.db"
-    if uses_server():
-        _check_health(uri, advice)
-    mlflow.set_tracking_uri(uri)
-    client = MlflowClient()
     try:
+        if uses_database_server():
+            from mlflow.store.db.utils import create_sqlalchemy_engine
+
+            create_sqlalchemy_engine(uri).connect().close()  # MLflow itself would try ten times
+        mlflow.set_tracking_uri(uri)
+        client = MlflowClient()
         client.search_experiments(max_results=1)
     # MLflow raises its own errors and those of SQLAlchemy and requests.
     except Exception as error:
-        reason = _explain_refusal(error) or f"{error}; {advice}"
-        raise UserError(
-            f"the tracking store {get_redacted_uri()} cannot be used: {reason}"
-        ) from error
+        raise make_error(_explain_refusal(error) or _first_line(error)) from error
     for run_id in spool.replay(client, uri):
         echo(f"tracking: sent what run {run_id} had kept while {get_redacted_uri()} did not answer")
     return client
-
-
-def _check_health(uri: str, advice: str) -> None:
-    try:
-        reply = requests.get(f"{uri.rstrip('/')}/health", timeout=_HEALTH_TIMEOUT_S)
-        reply.raise_for_status()
-    except requests.RequestException as error:
-        reason = getattr(error.__cause__ or error, "reason", None) or error
-        raise UserError(
-            f"the tracking server {get_redacted_uri()} does not answer "
-            f"({type(error).__name__}: {reason}); {advice}"
-        ) from None
 
 
 @contextmanager
@@ -110,7 +91,7 @@ def explain_denial(action: str, role: str) -> Iterator[None]:
         if _http_status(error) not in _DENIED:
             raise
         raise UserError(
-            f"{get_redacted_uri()} does not let {_describe_user()} {action}: that is for {role} "
+            f"{get_redacted_uri()} does not let {describe_user()} {action}: that is for {role} "
             "(docs/how-to/server.md says how one becomes one)"
         ) from None
 
@@ -139,12 +120,6 @@ def ensure_experiment(client: MlflowClient, name: str) -> str:
     return str(experiment.experiment_id)
 
 
-def _describe_user() -> str:
-    """Return the user that the server sees, for messages."""
-    name = os.environ.get("MLFLOW_TRACKING_USERNAME") or urlsplit(get_uri()).username
-    return f"user {name!r}" if name else "an unnamed user (MLFLOW_TRACKING_USERNAME is not set)"
-
-
 def _http_status(error: Exception) -> int | None:
     """Return the HTTP status of a server's reply, None if the error is not a reply."""
     if isinstance(error, MlflowException):
@@ -160,10 +135,14 @@ def _explain_refusal(error: Exception) -> str | None:
             f"it does not go by the name {host!r}; the server's MLFLOW_SERVER_ALLOWED_HOSTS has "
             "to have it"
         )
-    if _http_status(error) == 401:
+    if isinstance(error, ImportError):
         return (
-            f"it does not accept the name and password of {_describe_user()}; set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to what its administrator gave "
-            "you"
+            f"its driver is not installed ({error}); Kiln has one for postgresql+psycopg://USER"
+            "@HOST/DATABASE"
         )
-    return None
+    return describe_wrong_password() if _http_status(error) == 401 else None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(". ;")

@@ -25,11 +25,12 @@ from tests.integration.faults import write_data
 from tests.integration.versions import NAME
 
 ROOT = Path(__file__).resolve().parents[2]
+# Not the repository's own params.yaml, which belongs to the user.
+PARAMS = ROOT / "tests" / "params.yaml"
 CODE = (
     "components",
     "pipelines",
     "dvc.yaml",
-    "params.yaml",
     ".dvc/config",
     ".dvc/.gitignore",
     ".dvcignore",
@@ -132,6 +133,7 @@ def make_clone(path: Path) -> Clone:
             shutil.copytree(source, path / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, path / name)
+    shutil.copy(PARAMS, path / "params.yaml")
     test = make_images(TEST_ROWS, seed=1, prefix="test")
     test.labels[::20] = (test.labels[::20] + 1) % 3  # no model gets everything right
     write_idx(path / "data" / "raw" / "small", make_images(660), test)
@@ -157,7 +159,7 @@ def make_clone(path: Path) -> Clone:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the parameters of a small task, where an MLflow store can be created."""
     path = tmp_path_factory.mktemp("mlflow")
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = yaml.safe_load(PARAMS.read_text())
     values["register"]["name"] = NAME
     (path / "params.yaml").write_text(yaml.safe_dump(values))
     return path

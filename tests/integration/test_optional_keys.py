@@ -119,8 +119,8 @@ def test_keys_that_determine_no_out_change_no_stage(minimal: Clone) -> None:
     changed = stages_changed_by(
         minimal,
         preprocess__num_workers=3,
-        train__num_workers={"min": 1, "max": 2},
-        train__models__cnn__micro_batch_size=128,  # the default with 2 workers and 256 images
+        train__num_workers={"min": 1, "max": 8},
+        train__models__cnn__micro_batch_size=32,  # the default with 256 images
         train__max_failures=0,
         train__images="disk",
         train__checkpoint={"every_steps": 5},

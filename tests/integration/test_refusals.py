@@ -77,9 +77,7 @@ def test_indivisible_batch_is_refused(broken: Clone, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "change", [{"num_workers": 30}, {"cpus_per_worker": 30}, {"device": "gpu"}]
-)
+@pytest.mark.parametrize("change", [{"num_workers": 30}, {"cpus_per_worker": 30}])
 def test_workers_that_do_not_fit_the_machine_are_refused(
     broken: Clone, tmp_path: Path, change: dict[str, Any]
 ) -> None:
@@ -87,10 +85,27 @@ def test_workers_that_do_not_fit_the_machine_are_refused(
         broken.change(f"train.{key}", value)
     start = time.monotonic()
     message = refusal(broken, "train", *TRAIN, out=tmp_path / "out")
-    if "device" not in change:  # Ray has to start before the GPUs can be counted
-        assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 5
     assert "can be placed" in message
     assert f"has {joblib.cpu_count()} CPU" in message
+
+
+def test_missing_gpu_is_refused_before_ray_starts(broken: Clone, tmp_path: Path) -> None:
+    broken.change("train.device", "gpu")
+    message = refusal(broken, "train", *TRAIN, out=tmp_path / "out", CUDA_VISIBLE_DEVICES="")
+    assert "train.device is gpu, but torch finds no GPU on this machine" in message
+
+
+@pytest.mark.parametrize("verb", ["train", "preflight"])
+def test_mistaken_addresses_are_refused_in_time(clone: Clone, tmp_path: Path, verb: str) -> None:
+    arguments = (*TRAIN, "--out", str(tmp_path / "out")) if verb == "train" else ()
+    for env in ({"RAY_ADDRESS": "127.0.0.1:1"}, {"MLFLOW_TRACKING_URI": "localhost:5000"}):
+        start = time.monotonic()
+        done = clone.stage(verb, *arguments, **env)
+        assert time.monotonic() - start < 30
+        assert done.returncode == 2, done.stdout
+        assert done.stdout.count("error: ") == 1
+        assert "Traceback" not in done.stdout
 
 
 def test_unknown_model_is_refused(clone: Clone, tmp_path: Path) -> None:

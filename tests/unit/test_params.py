@@ -13,11 +13,12 @@ from components.errors import UserError
 from components.params import Params, load_params, reference
 
 ROOT = Path(__file__).resolve().parents[2]
+PARAMS = ROOT / "tests" / "params.yaml"
 
 
 @pytest.fixture
 def values() -> dict[str, Any]:
-    return copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    return copy.deepcopy(yaml.safe_load(PARAMS.read_text()))
 
 
 def load_refused(values: dict[str, Any], tmp_path: Path) -> str:
@@ -28,8 +29,9 @@ def load_refused(values: dict[str, Any], tmp_path: Path) -> str:
     return str(caught.value)
 
 
-def test_shipped_params_yaml_is_valid() -> None:
-    assert set(load_params(ROOT / "params.yaml").train.models) == {"cnn", "resnet"}
+def test_params_yaml_of_the_repository_is_valid() -> None:
+    """Its content is the user's: no other test reads it."""
+    load_params(ROOT / "params.yaml")
 
 
 def test_scientific_notation_is_a_number(values: dict[str, Any]) -> None:
@@ -56,6 +58,50 @@ def test_all_errors_are_reported_together_with_their_keys(
     assert "augment.policy.1.fraction" in message
     assert "sed: no such key; did you mean seed?" in message
     assert "register.name: missing" in message
+
+
+def test_errors_between_keys_are_reported_with_wrong_values_elsewhere(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    del values["register"]
+    values["preprocess"] |= {"val_fraction": 0.6, "test_fraction": 0.6, "image_size": "large"}
+    values["augment"] = {"copies": 1}
+    values["evaluate"]["top_k"] = 1
+    values["train"] |= {"num_workers": 3, "device": "tpu"}
+    models = values["train"]["models"]
+    models["cnn"]["momentum"] = 2
+    models["resnet"] |= {"architecture": "resnet50", "width": 8, "warmup_epochs": 99}
+    message = load_refused(values, tmp_path)
+    assert "10 errors" in message
+    assert "register: missing" in message
+    assert "preprocess: val_fraction and test_fraction leave nothing to train on" in message
+    assert "augment: policy is empty" in message
+    assert "train.models.resnet: warmup_epochs is 99, longer than epochs" in message
+    assert "train.models.resnet: width cannot be chosen for resnet50" in message
+    assert "train: global_batch_size is 256, which num_workers (3) does not divide" in message
+
+
+def test_no_error_between_keys_is_made_up_for_a_wrong_value(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["train"] |= {"num_workers": 3, "global_batch_sise": 255}
+    values["train"]["models"]["cnn"]["epochs"] = "eight"
+    values["augment"]["policy"] = [{"name": "blur"}]
+    message = load_refused(values, tmp_path)
+    assert "3 errors" in message
+    assert "did you mean global_batch_size?" in message
+    assert "divide" not in message
+    assert "policy is empty" not in message
+
+
+def test_misspelt_key_of_an_optional_section_is_named_with_its_neighbours(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["train"]["models"]["cnn"]["muon"] = {"learning_rate": 0.1, "momentun": 0.6}
+    assert (
+        "train.models.cnn.muon.momentun: no such key; did you mean momentum? "
+        "known: learning_rate, momentum\n"
+    ) in load_refused(values, tmp_path) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -111,14 +157,33 @@ def test_source_is_checked_by_the_schema_of_its_kind(
     )
 
 
-def test_duplicate_key_is_refused(tmp_path: Path) -> None:
+def test_keys_that_stand_twice_are_reported_with_the_other_errors(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("seed: 1\nseed: 2\n")
-    with pytest.raises(UserError, match="line 2: the key 'seed' stands twice"):
+    path.write_text("seed: 1\nseed: 2\ntrain: {device: cpu, device: gpu}\nregister: {nam: x}\n")
+    with pytest.raises(UserError) as caught:
         load_params(path)
+    message = str(caught.value)
+    assert "line 2: the key 'seed' stands twice" in message
+    assert "line 3: the key 'device' stands twice" in message
+    assert "register.nam: no such key; did you mean name?" in message
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "\tseed: 1"])
+def test_anchors_and_merge_keys_are_read(values: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    del values["train"]["models"]
+    recipe = "{architecture: cnn, epochs: 2, learning_rate: 0.1}"
+    models = f"{{a: &a {recipe}, b: {{<<: *a, epochs: 3}}}}"
+    path.write_text(
+        f"{yaml.safe_dump(values, sort_keys=False)}".replace(
+            "train:\n", f"train:\n  models: {models}\n"
+        )
+    )
+    recipes = load_params(path).train.models
+    assert (recipes["a"].epochs, recipes["b"].epochs) == (2, 3)
+    assert recipes["b"].learning_rate == 0.1
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "\tseed: 1", "? [1]\n: 2"])
 def test_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
@@ -175,9 +240,37 @@ def test_missing_section_with_required_keys_is_refused(section: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("global_batch_size", "micro_batches"),
+    [(256, 8), (250, 5), (128, 8), (64, 4), (32, 2), (16, 1), (97, 1), (1, 1)],
+)
+def test_automatic_workers_split_a_batch_the_same_way_on_every_machine(
+    global_batch_size: int, micro_batches: int
+) -> None:
+    values = copy.deepcopy(REQUIRED)
+    values["train"] |= {"num_workers": "auto", "global_batch_size": global_batch_size}
+    train = Params.model_validate(values).train
+    assert train.num_micro_batches("cnn") == micro_batches
+    assert train.worker_bounds("cnn") == (1, micro_batches)
+
+
+def test_automatic_workers_are_at_most_one_per_micro_batch() -> None:
+    values = copy.deepcopy(REQUIRED)
+    values["train"]["models"]["cnn"]["micro_batch_size"] = 16
+    train = Params.model_validate(values).train
+    assert train.worker_bounds("cnn") == (1, 16)
+
+
+def test_range_without_a_maximum_needs_its_minimum_of_micro_batches(tmp_path: Path) -> None:
+    values = copy.deepcopy(REQUIRED)
+    values["train"]["num_workers"] = {"min": 9}
+    assert "8 in a global batch of 256, too few for 9 workers" in load_refused(values, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("train", "recipe"),
     [
         ({}, {}),
+        ({"num_workers": "auto"}, {}),
         ({"num_workers": {"min": 1, "max": 4}}, {}),
         (
             {"num_workers": 3, "global_batch_size": 30},

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components import provenance
+from components.errors import UserError
 
 
 @pytest.fixture
@@ -50,6 +51,48 @@ def test_git_state_ignores_dvc_lock_and_untracked_notes(tree: Path) -> None:
     (tree / "components" / "new.py").unlink()
     (tree / "components" / "console.py").write_text("x = 1")
     assert provenance.git_state()["git.dirty"] == "true", "a tracked file has changed"
+
+
+def run_git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=n", "-c", "user.email=n@localhost"]
+    subprocess.run(["git", *identity, *words], cwd=folder, check=True)
+
+
+def test_unpacked_archive_needs_git_or_a_setting_of_dvc(tree: Path) -> None:
+    (tree / ".dvc").mkdir()
+    (tree / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+    with pytest.raises(UserError, match=r"is no git repository .*git init .*core\.no_scm true"):
+        provenance.check_version_control()
+    (tree / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
+    assert "will not name the commit" in (provenance.check_version_control() or "")
+    (tree / ".dvc" / "config.local").unlink()
+    run_git(tree, "init", "-q")
+    assert "will not name the commit" in (provenance.check_version_control() or "")
+    run_git(tree, "add", "-A")
+    run_git(tree, "commit", "-qm", "start")
+    assert provenance.check_version_control() is None
+
+
+def test_checkout_below_a_larger_repository_is_accepted(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_git(tree, "init", "-q")
+    run_git(tree, "add", "-A")
+    run_git(tree, "commit", "-qm", "start")
+    monkeypatch.setattr(provenance, "ROOT", tree / "components")
+    assert provenance.check_version_control() is None
+
+
+def test_missing_git_is_a_warning(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_git(tree, "init", "-q")
+    monkeypatch.setenv("PATH", str(tree))
+    assert "git is not installed" in (provenance.check_version_control() or "")
+
+
+def test_missing_dvc_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"DVC is not installed .*make setup"):
+        provenance.check_version_control()
 
 
 def test_environment_has_versions_and_the_machine() -> None:

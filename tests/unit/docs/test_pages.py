@@ -52,7 +52,7 @@ def test_files_that_the_repository_names_exist() -> None:
 
 @pytest.mark.parametrize("block", CHECKED, ids=str)
 def test_parameters_in_pages_are_valid(block: Block) -> None:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text(encoding="utf-8"))
     shown = yaml.safe_load(block.text)
     if block.comment == "checked: params":
         values = shown

@@ -9,12 +9,14 @@ import joblib
 import pytest
 
 from components.errors import UserError
+from components.ray_session import resources
 from components.ray_session.resources import (
     NodeCapacity,
     WorkerRequest,
     _check_fit,
     _placeable_workers,
     check_local_capacity,
+    choose_workers,
 )
 
 
@@ -69,6 +71,35 @@ def test_error_names_a_strict_placement_strategy(monkeypatch: pytest.MonkeyPatch
         _check_fit(WorkerRequest(3, cpus=1, gpus=1), NODES)
 
 
+@pytest.mark.parametrize(
+    ("cores", "micro_batches", "workers"),
+    [
+        (1, 8, 1),
+        (2, 8, 2),
+        (3, 8, 3),
+        (4, 8, 4),
+        (5, 8, 4),
+        (7, 8, 4),
+        (8, 8, 8),
+        (64, 8, 8),
+        (4, 1, 1),
+        (4, 6, 3),
+        (0, 8, 1),
+    ],
+)
+def test_automatic_workers_are_as_few_as_finish_a_batch_soonest(
+    cores: int, micro_batches: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "_nodes", lambda: [NodeCapacity("a", cores, 0)])
+    assert choose_workers(WorkerRequest(1, cpus=1), "cpu", micro_batches) == workers
+
+
+def test_automatic_workers_count_devices_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_nodes", lambda: [NodeCapacity("a", 64, 2)])
+    assert choose_workers(WorkerRequest(1, cpus=1), "gpu", 8) == 2
+    assert choose_workers(WorkerRequest(1, cpus=2), "cpu", 16) == 16
+
+
 def test_unknown_placement_strategy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KILN_PLACEMENT", "everywhere")
     with pytest.raises(UserError, match="known: pack, spread, strict_pack, strict_spread"):
@@ -93,6 +124,28 @@ def test_this_machine_is_checked_without_starting_ray(monkeypatch: pytest.Monkey
     assert ray is None or not ray.is_initialized()
 
 
+def test_gpu_that_is_missing_is_reported_without_starting_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resources, "_count_local_gpus", lambda: 0)
+    request = WorkerRequest(1, cpus=1)
+    with pytest.raises(UserError, match=r"device is gpu, but torch finds no GPU .*device to auto"):
+        check_local_capacity(request, "gpu")
+    for device in ("auto", "cpu"):
+        check_local_capacity(request, device)
+        with pytest.raises(UserError, match=r"precision is fp16, which needs a GPU"):
+            check_local_capacity(request, device, "fp16")
+
+
+def test_gpus_of_this_machine_limit_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 4)
+    monkeypatch.setattr(resources, "_count_local_gpus", lambda: 2)
+    check_local_capacity(WorkerRequest(2, cpus=1), "gpu", "fp16")
+    check_local_capacity(WorkerRequest(3, cpus=1), "auto", "fp16")
+    with pytest.raises(UserError, match=r"only 2 can be placed .* 2 GPU.* set device to auto"):
+        check_local_capacity(WorkerRequest(3, cpus=1), "gpu")
+
+
 def test_this_machine_does_not_limit_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    check_local_capacity(WorkerRequest(10_000, cpus=1))
+    check_local_capacity(WorkerRequest(10_000, cpus=1), "gpu", "fp16")
