@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,8 +79,7 @@ def test_the_fingerprint_of_a_training_covers_the_code_that_train_depends_on() -
 def test_files_beside_the_code_belong_to_a_folder_that_is_a_dependency() -> None:
     """Such a file is, for example, the template of a report."""
     deps = {ROOT / dep for stage in STAGES.values() for dep in stage["deps"]}
-    command = ["git", "ls-files", "components", "pipelines"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    others = [ROOT / name for name in listed.stdout.split() if not name.endswith(".py")]
+    files = [path for room in ("components", "pipelines") for path in (ROOT / room).rglob("*.*")]
+    others = [path for path in files if path.suffix not in (".py", ".pyc")]
     assert others
     assert all(deps.intersection(path.parents) for path in others)
