@@ -77,7 +77,8 @@ class Workload:
         """Build the bare network: normalised `float (N, C, H, W)` to logits."""
         torch.manual_seed(self.seed)
         network = self.network
-        return BUILDERS[self.architecture](network.shape[2], len(network.classes), self.width)
+        channels = network.shape[2]
+        return BUILDERS[self.architecture](channels, len(network.classes), self.width, network.stem)
 
     def load_dataset(self, split: str) -> TensorDataset:
         """Load images as `float (N, C, H, W)`, normalised once, with their labels.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from components.params.base import Stem
+
 DEFAULT_WIDTH = 32
 
 
-def build_cnn(channels: int, classes: int, width: int | None) -> nn.Module:
+def build_cnn(channels: int, classes: int, width: int | None, _: Stem) -> nn.Module:
     """Build five 3x3 convolutions with batch norm and ReLU, and a linear layer.
 
     The convolutions have w, 2w, 2w, 4w and 4w channels, where w is `width` or 32. 2x2 max-pooling

@@ -1,4 +1,4 @@
-"""Residual networks: ResNet-20 for CIFAR (arXiv:1512.03385, section 4.2) and torchvision's."""
+"""Residual networks: those for CIFAR (arXiv:1512.03385, section 4.2) and torchvision's."""
 
 from __future__ import annotations
 
@@ -38,49 +38,62 @@ class Block(nn.Module):
         return F.relu(y + x, inplace=True)
 
 
-def build_resnet20(channels: int, classes: int, width: int | None) -> nn.Module:
-    """Build a network of 20 weighted layers: three stages of three blocks each.
-
-    It has 269,722 parameters at width 16 (the default) with three channels and ten classes. It
-    maps `float (N, channels, H, W)` to logits `(N, classes)`.
-    """
-    w = width or DEFAULT_WIDTH
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels, w, 3, padding=1, bias=False),
-        nn.BatchNorm2d(w),
-        nn.ReLU(inplace=True),
-    ]
-    inputs = w
-    for stage in range(3):
-        for block in range(3):
-            layers.append(Block(inputs, w << stage, stride=2 if stage and not block else 1))
-            inputs = w << stage
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+Builder = Callable[[int, int, int | None, Stem], nn.Module]
+"""Arguments: number of input channels, number of classes, width of the first stage in channels
+(`None`: the default of the architecture), and the stem. The module maps `float (N, channels, H, W)`
+to logits `(N, classes)`."""
 
 
-def make_torchvision_builder(name: str, stem: Stem) -> Callable[[int, int, int | None], nn.Module]:
-    """Return the builder of torchvision's network `name` with a stem.
+def make_cifar_builder(blocks: int) -> Builder:
+    """Return the builder of a network of three stages of `blocks` blocks: 6 * `blocks` + 2 layers.
 
-    The `imagenet` stem is torchvision's (7x7, stride 2, max-pooling) and reduces height and width
-    to a quarter. The `cifar` stem (3x3, stride 1, no max-pooling: arXiv:1512.03385, section 4.2)
-    keeps them, for small images. The builder ignores its width.
+    With three blocks it is ResNet-20, which has 269,722 parameters at width 16 (the default) with
+    three channels and ten classes.
     """
 
-    def build_torchvision(channels: int, classes: int, _: int | None) -> nn.Module:
+    def build_cifar_resnet(channels: int, classes: int, width: int | None, stem: Stem) -> nn.Module:
+        w = width or DEFAULT_WIDTH
+        layers = [_make_first_convolution(channels, w, stem), nn.BatchNorm2d(w), nn.ReLU(True)]
+        inputs = w
+        for stage in range(3):
+            for block in range(blocks):
+                layers.append(Block(inputs, w << stage, stride=2 if stage and not block else 1))
+                inputs = w << stage
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
+        net = nn.Sequential(*layers, *head)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return net
+
+    return build_cifar_resnet
+
+
+def _make_first_convolution(channels: int, outputs: int, stem: Stem) -> nn.Conv2d:
+    """Return the convolution of a stem. It divides height and width by its stride."""
+    kernel, stride = {"cifar": (3, 1), "half": (4, 2), "imagenet": (7, 2)}[stem]
+    padding = (kernel - 1) // 2
+    return nn.Conv2d(channels, outputs, kernel, stride, padding, bias=False)
+
+
+def make_torchvision_builder(name: str) -> Builder:
+    """Return the builder of torchvision's network `name`, which ignores its width.
+
+    With the `imagenet` stem it is torchvision's network (7x7, stride 2, max-pooling), which reduces
+    height and width to a quarter. The stems `cifar` (3x3, stride 1) and `half` (4x4, stride 2) have
+    no max-pooling.
+    """
+
+    def build_torchvision(channels: int, classes: int, _: int | None, stem: Stem) -> nn.Module:
         # Imported here because torchvision costs seconds, and only these architectures need it.
         import torchvision.models
 
         net: nn.Module = getattr(torchvision.models, name)(
             num_classes=classes, zero_init_residual=True
         )
-        kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
-        net.conv1 = nn.Conv2d(channels, 64, kernel, stride, kernel // 2, bias=False)
+        net.conv1 = _make_first_convolution(channels, 64, stem)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        if stem == "cifar":
+        if stem != "imagenet":
             net.maxpool = nn.Identity()
         return net
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from components.params.base import STEM_ARCHITECTURES, Stem
+from components.params.base import STEMS, Stem
 
 # Largest shorter side, in pixels, for which `auto` chooses `cifar`.
 _MAX_CIFAR_SIDE = 64
@@ -19,11 +19,11 @@ def choose_stem(architecture: str, stem: Stem | Literal["auto"], height: int, wi
     Args:
         architecture: key of `components.models.architectures.BUILDERS`.
         stem: choice of the recipe. `auto` is `cifar` for images with a shorter side of up to 64
-            pixels and for architectures that have only one stem, else `imagenet`.
+            pixels and for architectures without the stem `imagenet`, else `imagenet`.
         height: height of an image.
         width: width of an image.
     """
     if stem != "auto":
         return stem
     large = min(height, width) > _MAX_CIFAR_SIDE
-    return "imagenet" if large and architecture in STEM_ARCHITECTURES else "cifar"
+    return "imagenet" if large and "imagenet" in STEMS.get(architecture, ()) else "cifar"

@@ -23,10 +23,18 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 # A path relative to the repository, or a URI that fsspec can open. `dvc.yaml` interpolates it.
 Location = Annotated[str, StringConstraints(min_length=1)]
 Column = Annotated[str, StringConstraints(min_length=1)]
-Architecture = Literal["cnn", "resnet20", "resnet18", "resnet34", "resnet50"]
-Stem = Literal["cifar", "imagenet"]
-# Architectures that come with either stem.
-STEM_ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
+Architecture = Literal["cnn", "resnet14", "resnet20", "resnet18", "resnet34", "resnet50"]
+Stem = Literal["cifar", "half", "imagenet"]
+# Stems of the architectures that have a choice.
+STEMS: dict[str, tuple[Stem, ...]] = {
+    "resnet14": ("cifar", "half"),
+    "resnet20": ("cifar", "half"),
+    "resnet18": ("cifar", "half", "imagenet"),
+    "resnet34": ("cifar", "half", "imagenet"),
+    "resnet50": ("cifar", "half", "imagenet"),
+}
+# Architectures whose first stage can have any number of channels.
+WIDTH_ARCHITECTURES = ("cnn", "resnet14", "resnet20")
 
 
 class Section(BaseModel):

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from components.params.augment import OnlineAugment
 from components.params.base import (
-    STEM_ARCHITECTURES,
+    STEMS,
+    WIDTH_ARCHITECTURES,
     Architecture,
     Boolean,
     Integer,
@@ -58,13 +59,14 @@ class Recipe(Section):
     architecture: Architecture
     """Network. Several entries may use the same one."""
     width: Annotated[Integer, Field(ge=4, le=1024)] | None = None
-    """Channels of the first stage (`cnn` and `resnet20` only); null is the architecture's
-    default."""
+    """Channels of the first stage (`cnn`, `resnet14` and `resnet20` only); null is the
+    architecture's default."""
     stem: Stem | Literal["auto"] = "auto"
-    """First layers of `resnet18`, `resnet34` and `resnet50`. `imagenet` is torchvision's stem,
-    which reduces height and width to a quarter. `cifar` keeps the full size, for small images, at
-    about 15 times the computation. `auto` is `cifar` for images whose shorter side has up to 64
-    pixels."""
+    """First layers of the residual networks. `cifar` keeps the full size, for small images. `half`
+    is a 4x4 convolution that halves height and width, at about a quarter of the computation.
+    `imagenet` (not for `resnet14` and `resnet20`) is torchvision's stem, which reduces them to a
+    quarter, at about a fifteenth. `auto` is `imagenet` for images whose shorter side has more than
+    64 pixels, where the architecture has it, else `cifar`."""
     mirror: Boolean = False
     """Average the logits of an image and of its mirror image in validation, evaluation and serving.
     It improves accuracy where a mirrored object is as valid as the object, and doubles the
@@ -116,11 +118,13 @@ class Recipe(Section):
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g}, longer than epochs ({self.epochs})"
             )
-        if self.width is not None and self.architecture not in ("cnn", "resnet20"):
+        if self.width is not None and self.architecture not in WIDTH_ARCHITECTURES:
             raise ValueError(f"width cannot be chosen for {self.architecture}; leave it out")
-        if self.stem != "auto" and self.architecture not in STEM_ARCHITECTURES:
+        stems = STEMS.get(self.architecture, ())
+        if self.stem != "auto" and self.stem not in stems:
+            has = ", ".join(stems) or "no choice of stems"
             raise ValueError(
-                f"stem cannot be chosen for {self.architecture}, only for "
-                f"{', '.join(STEM_ARCHITECTURES)}; leave it out"
+                f"stem {self.stem} cannot be chosen for {self.architecture}: it has {has}; "
+                "leave it out"
             )
         return self

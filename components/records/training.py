@@ -22,7 +22,7 @@ class Network(Record):
     classes: list[str]
     channels: Channels
     mirror: bool = False
-    stem: Literal["cifar", "imagenet"] = "cifar"
+    stem: Literal["cifar", "half", "imagenet"] = "cifar"
 
 
 class Epoch(Record):

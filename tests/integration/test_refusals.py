@@ -61,7 +61,7 @@ def test_repro_stops_at_wrong_parameters_and_keeps_the_outs(broken: Clone) -> No
     done = broken.run("dvc", "repro", check=False)
     assert done.returncode != 0
     assert (
-        "train.models.cnn.architecture: found 'resnet19'; known: 'cnn', 'resnet20', 'resnet18'"
+        "train.models.cnn.architecture: found 'resnet19'; known: 'cnn', 'resnet14', 'resnet20'"
         in done.stdout
     )
     assert "Traceback" not in done.stdout

@@ -53,7 +53,7 @@ def test_all_errors_are_reported_together_with_their_keys(
     assert "train.models.cnn.lerning_rate: no such key; did you mean learning_rate?" in message
     assert "train.models.cnn.epochs" in message
     assert "'eight'" in message
-    assert "train.models.resnet.architecture: found 'resnet19'; known: 'cnn', 'resnet20'" in message
+    assert "train.models.resnet.architecture: found 'resnet19'; known: 'cnn', 'resnet14', 'resnet20'" in message
     assert "augment.policy.0: found 'blur'; known: 'horizontal_flip'" in message
     assert "augment.policy.1.fraction" in message
     assert "sed: no such key; did you mean seed?" in message
@@ -191,11 +191,12 @@ def test_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
         load_params(path)
 
 
-def test_stem_is_refused_for_architectures_without_a_choice(
-    values: dict[str, Any], tmp_path: Path
-) -> None:
-    values["train"]["models"]["cnn"]["stem"] = "imagenet"
-    assert "stem cannot be chosen for cnn, only for resnet18" in load_refused(values, tmp_path)
+def test_stem_that_an_architecture_lacks_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    values["train"]["models"]["cnn"]["stem"] = "half"
+    values["train"]["models"]["resnet"]["stem"] = "imagenet"
+    message = load_refused(values, tmp_path)
+    assert "stem half cannot be chosen for cnn: it has no choice of stems" in message
+    assert "stem imagenet cannot be chosen for resnet20: it has cifar, half" in message
 
 
 def test_copies_without_a_policy_are_refused(values: dict[str, Any], tmp_path: Path) -> None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 import torch
 from torch import nn
 
-from components.models.architectures import BUILDERS, IMAGENET_STEM_BUILDERS, build
+from components.models.architectures import BUILDERS, build
 from components.models.stems import choose_stem
 from components.params import Architecture
+from components.params.base import STEMS, Stem
 from components.records.splits import Channels
 from components.records.training import Network
 
 
 def make_network(
-    architecture: str = "cnn", channels: int = 3, size: int = 28, width: int | None = None
+    architecture: str = "cnn",
+    channels: int = 3,
+    size: int = 28,
+    width: int | None = None,
+    stem: Stem | Literal["auto"] = "auto",
 ) -> Network:
     return Network(
         architecture=architecture,
         width=width,
-        stem=choose_stem(architecture, "auto", size, size),
+        stem=choose_stem(architecture, stem, size, size),
         shape=(size, size, channels),
         classes=[str(n) for n in range(10)],
         channels=Channels(mean=[100.0] * channels, std=[50.0] * channels),
@@ -46,7 +51,7 @@ def test_logits_are_finite_for_small_and_large_images(
         assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("architecture", ["cnn", "resnet20", "resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("architecture", BUILDERS)
 def test_logits_do_not_depend_on_the_norm_of_a_convolution(architecture: str) -> None:
     """Muon sets this norm at every step. A new architecture may lack the property."""
     torch.manual_seed(0)
@@ -62,7 +67,7 @@ def test_logits_do_not_depend_on_the_norm_of_a_convolution(architecture: str) ->
 
 @pytest.mark.parametrize(
     ("architecture", "parameters"),
-    [("resnet20", 269_722), ("resnet18", 11_173_962), ("cnn", 279_466)],
+    [("resnet14", 172_506), ("resnet20", 269_722), ("resnet18", 11_173_962), ("cnn", 279_466)],
 )
 def test_parameter_counts(architecture: str, parameters: int) -> None:
     assert sum(p.numel() for p in build(make_network(architecture)).parameters()) == parameters
@@ -90,7 +95,18 @@ def test_stem_keeps_small_images_and_quarters_large_ones(size: int, after_stem: 
     assert sizes == [after_stem]
 
 
-@pytest.mark.parametrize("architecture", IMAGENET_STEM_BUILDERS)
+@pytest.mark.parametrize("architecture", STEMS)
+@pytest.mark.parametrize("size", [28, 33])
+def test_stem_half_halves_height_and_width(architecture: str, size: int) -> None:
+    module = build(make_network(architecture, size=size, stem="half"))
+    sizes = []
+    first = next(m for m in module.modules() if isinstance(m, nn.BatchNorm2d))
+    first.register_forward_hook(lambda _m, _i, out: sizes.append(out.shape[2]))
+    assert module(torch.zeros(2, size, size, 3, dtype=torch.uint8)).isfinite().all()
+    assert sizes == [size // 2]
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
 def test_network_for_large_images_equals_torchvisions(architecture: str) -> None:
     import torchvision.models
 

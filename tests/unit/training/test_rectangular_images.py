@@ -20,7 +20,7 @@ from components.evaluation.plots import plot_report
 from components.evaluation.predict import predict_batches
 from components.models import architectures
 from components.params import Augment
-from components.params.base import STEM_ARCHITECTURES
+from components.params.base import STEMS
 from components.records.training import Network
 from components.training import loop
 from tests.conftest import make_images
@@ -89,8 +89,7 @@ def test_offline_policies_keep_height_and_width(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", architectures.BUILDERS)
 def test_every_architecture_takes_rectangles(architecture: str) -> None:
-    stems = ("cifar", "imagenet") if architecture in STEM_ARCHITECTURES else ("cifar",)
-    for stem in stems:
+    for stem in STEMS.get(architecture, ("cifar",)):
         network = Network.model_validate(
             {**NETWORK.model_dump(), "architecture": architecture, "width": None, "stem": stem}
         )
