@@ -3,8 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH_READY := .venv/.bench-ready
 # The machine's own uv, or else the one that requirements.lock pins, installed into .venv by hash.
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
+COMPILE = $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 export UV_NO_PROGRESS := 1
 # Compile bytecode at installation, so that every later start takes half as long. Python itself
 # caches none where PYTHONDONTWRITEBYTECODE is set.
@@ -14,10 +16,10 @@ export NO_MKDOCS_2_WARNING := 1
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Run two groups of tests at a time (tests/conftest.py), because tests mostly wait. Start the longest
-# files first, so that both processes end at about the same time.
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
-LONGEST := $(patsubst %,tests/integration/test_%.py,pipeline interruption faults refusals submit servers survival elastic)
+# Run two test files at a time, because tests mostly wait. Start the longest files first, so that
+# both processes end at about the same time.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+LONGEST := $(patsubst %,tests/integration/test_%.py,submit pipeline servers interruption survival faults elastic refusals)
 SHORTER = $(filter-out $(LONGEST),$(wildcard tests/integration/test_*.py))
 
 .DEFAULT_GOAL := help
@@ -37,8 +39,9 @@ $(READY): requirements.lock
 	@$(UV) pip sync -q --require-hashes --python $(BIN)/python requirements.lock
 	@touch $@
 
-lock: ## resolve pyproject.toml into requirements.lock (any platform, hashes, no addresses)
-	$(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"
+lock: ## resolve pyproject.toml into the two lock files (any platform, hashes, no addresses)
+	$(COMPILE) --group dev pyproject.toml -o requirements.lock
+	$(COMPILE) --group pyproject.toml:bench -c requirements.lock -o benchmarks/requirements.lock
 
 repro: $(READY) ## raw images to validated, registered models, then the closing table
 	@python -m pipelines.preflight
@@ -54,8 +57,13 @@ check: $(READY) ## lint, types, import rules, documentation, unit tests
 	mypy
 	pytest -q -n 2 --dist worksteal tests/unit tests/architecture
 
-bench: $(READY) ## measure Kiln beside its peers and the machine (about 40 minutes); one theme: make bench NAME=step
+bench: $(BENCH_READY) ## measure Kiln beside its peers and the machine (about 40 minutes); one theme: make bench NAME=step
 	python -m benchmarks $(NAME)
+
+$(BENCH_READY): $(READY) benchmarks/requirements.lock
+	@echo "bench: installing the frameworks that Kiln is compared with"
+	@$(UV) pip install -q --require-hashes --python $(BIN)/python -r benchmarks/requirements.lock
+	@touch $@
 
 ui: $(READY) ## MLflow's pages on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000

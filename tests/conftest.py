@@ -27,17 +27,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `--dist loadgroup`; skip tests with the marker `root` for other users.
-
-    A file is a group, so that its module fixtures are made once. All files that use the fixture
-    `clone` are one group: to make it costs minutes.
-    """
-    users_of_clone = {item.path for item in items if "clone" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "clone" if item.path in users_of_clone else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Skip tests with the marker `root` for other users."""
     if os.geteuid() != 0:
         for item in items:
             if item.get_closest_marker("root"):
