@@ -20,7 +20,7 @@ from components.errors import UserError
 from components.paths import ROOT
 
 THEMES = ("throughput", "time_to_accuracy", "step", "start", "folders")
-ON_DEMAND = ("accuracy", "ray", "record")
+ON_DEMAND = ("accuracy", "first_hour", "ray", "record")
 """Long themes, which run only when they are named."""
 ON_GPU = ("gpu",)
 """Themes that also run by default on a machine with a GPU."""

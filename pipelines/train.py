@@ -123,7 +123,7 @@ def _train(
         bounds = (job.workers,) if isinstance(job.workers, int) else job.workers
         worker_counts = " to ".join(map(str, bounds))
         echo(
-            f"{label}: {plan.network.architecture} on {where}, {worker_counts} workers "
+            f"{label}: {plan.network.architecture} on {where}, workers: {worker_counts} "
             f"({job.device}), global batch {job.global_batch}, fingerprint {plan.fingerprint[:12]}"
         )
         tags = runs.data_tags(plan.digests) | provenance.git_state() | provenance.environment()

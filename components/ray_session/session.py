@@ -129,7 +129,7 @@ def _connect() -> str:
         raise
     except Exception as error:  # Ray raises a bare Exception when a busy machine delays its start
         raise UserError(_describe(error, address)) from error
-    return address or f"this machine ({joblib.cpu_count()} cores)"
+    return address or f"this machine ({joblib.cpu_count()} CPU)"
 
 
 def _describe(error: Exception, address: str | None) -> str:

@@ -162,6 +162,20 @@ def test_reverted_parameter_restores_the_first_version(
     assert clone.repro() == []
 
 
+def test_one_core_trains_the_same_weights(clone: Clone, tmp_path: Path) -> None:
+    """`num_workers: auto` is one worker there; the clone trained with two."""
+    clone.change("train.num_workers", "auto")
+    clone.change("train.models.cnn.micro_batch_size", 30)
+    words = ("--model", "cnn", "--train", "data/augmented/train", "--val", "data/prepared/val")
+    train = ("python", "-m", "pipelines.train", *words, "--out", str(tmp_path))
+    shown = clone.run("taskset", "-c", "0", *train).stdout
+    clone.run("git", "checkout", "params.yaml")
+    assert "on this machine (1 CPU), workers: 1 (cpu)" in shown
+    assert (tmp_path / "weights.safetensors").read_bytes() == (
+        clone.path / "models/cnn/weights.safetensors"
+    ).read_bytes()
+
+
 def test_forced_repro_is_bit_identical(clone: Clone) -> None:
     lock = (clone.path / "dvc.lock").read_bytes()
     before = clone.bytes_of(*OUTS)
