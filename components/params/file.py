@@ -61,6 +61,12 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.duplicates: list[str] = []
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # PyYAML lets Python's own through, as for `2020-13-45`
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
         for key_node, _ in node.value:
@@ -96,8 +102,21 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: not in UTF-8: byte 0x{error.object[error.start]:02X} in line {line:,}; "
+            "save it as UTF-8"
+        ) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        hint = "; indent with blanks, not with tabs" if r"'\t'" in str(error) else ""
+        raise UserError(f"{path}: not YAML: {error}{hint}") from None
+    if data is None:
+        raise UserError(
+            f"{path}: the file is empty; `git checkout {path}` brings the last one back"
+        )
     if not isinstance(data, dict):
-        raise UserError(f"{path}: a mapping is needed, found {type(data).__name__}")
+        raise UserError(
+            f"{path}: keys and values such as `seed: 0` are needed, found {type(data).__name__}"
+        )
     return data, loader.duplicates

@@ -34,10 +34,10 @@ def _to_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _check_folder(name: str) -> str:
+def _check_inside(name: str) -> str:
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
-        raise ValueError(f"found {name!r}; a folder within preprocess.source.path is needed")
+        raise ValueError(f"found {name!r}; a path within preprocess.source.path is needed")
     return name
 
 
@@ -72,7 +72,7 @@ class CsvSource(Section):
     path: Location
     """Folder with the table and the images, local or an fsspec URI, or a tar or zip archive of
     it."""
-    table: Column = "labels.csv"
+    table: Annotated[Column, AfterValidator(_check_inside)] = "labels.csv"
     """Path of the table within the folder. `.xlsx` is read as Excel, `.json`, `.jsonl` and
     `.ndjson` as JSON, any other as CSV, whose separator is recognised from the first line."""
     sheet: Column | None = None
@@ -86,7 +86,7 @@ class CsvSource(Section):
     """Leading folders that are removed from the paths in the table, such as `/kaggle/input/x` or
     `C:\\data`."""
     image_folder: Annotated[
-        list[Annotated[Column, AfterValidator(_check_folder)]] | None, BeforeValidator(_to_list)
+        list[Annotated[Column, AfterValidator(_check_inside)]] | None, BeforeValidator(_to_list)
     ] = None
     """Folder in which the paths start, or a list of folders, relative to `path`; null is `path`
     itself."""

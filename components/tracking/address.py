@@ -20,6 +20,7 @@ _TIMEOUT_S = 5
 _SERVERS = ("http", "https")
 # Databases that MLflow reaches through a port, and the ports that they listen on by default.
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _DATABRICKS = ("databricks", "databricks-uc", "uc")
 _KNOWN = "http://HOST:PORT, sqlite:////ABSOLUTE/PATH/mlflow.db and postgresql://USER@HOST/DATABASE"
 _HOST = r"(localhost|[\w-]+(\.[\w-]+)+|[\w-]+(?=:\d)|\[[0-9a-f:]+\])(:\d+)?(/.*)?"
@@ -108,6 +109,10 @@ def check_address() -> None:
 
 def _describe_form(uri: str, scheme: str) -> str:
     """Return what is wrong with an address that is none of `_KNOWN`, and what was meant."""
+    if not scheme and uri.lower().endswith(_DATABASE_SUFFIXES):
+        return (
+            f"a path of a database begins with sqlite:///; write sqlite:///{Path(uri).absolute()}"
+        )
     if re.fullmatch(_HOST, uri, re.IGNORECASE):
         return f"it does not say how to reach the server; write http://{uri} (or https://)"
     if scheme in _SERVERS or scheme in _DATABASES:

@@ -216,7 +216,26 @@ def test_file_with_umlauts_crlf_and_byte_order_mark_is_read(
 def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes("# Größe".encode("latin-1"))
-    with pytest.raises(UserError, match=r"params\.yaml: not YAML: .*utf-8"):
+    with pytest.raises(UserError, match=r"params\.yaml: not in UTF-8: byte 0xF6 in line 1; save"):
+        load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 2020-13-45", "not YAML: month must be in .* line 1, column 7"),
+        ("seed: 0x_", "not YAML: invalid literal"),
+        (f"seed: {'9' * 5000}", "not YAML: .*5000 digits"),
+        ("seed: " + "[" * 3000, "not YAML: .*recursion"),
+        ("seed: 0\ntrain:\n\tdevice: cpu\n", "indent with blanks, not with tabs"),
+        ("# nothing\n", "the file is empty"),
+        ("- seed\n", "keys and values such as `seed: 0` are needed, found list"),
+    ],
+)
+def test_text_without_values_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"(?s){message}"):
         load_params(path)
 
 

@@ -80,8 +80,8 @@ def check_counts(counts: np.ndarray, classes: Sequence[str], settings: Preproces
         raise UserError(
             f"{path}: no image falls into {' and '.join(empty)}, of {total:,} images of "
             f"{len(present):,} classes (the largest has {int(per_class.max()):,}). A class is in "
-            "train, val and test from its third image or group on: bring more images of each "
-            f"class, or join classes. {_advise(settings)}"
+            "train, val and test from its third image or group on, duplicates counted as one: "
+            f"bring more images of each class, or join classes. {_advise(settings)}"
         )
     trained = [name for name, n in zip(classes, counts[:, TRAIN], strict=True) if n]
     if len(trained) == 1:

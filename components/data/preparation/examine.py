@@ -18,6 +18,7 @@ from components.data.preparation.conversion import (
 from components.data.preparation.rules import DecoderRules, RefusedError
 from components.data.preparation.sandbox import Sandbox
 from components.data.sources.base import ImageEntry, ImageSource, Refusal, digest_content
+from components.data.sources.file_kinds import IMAGE_EXTENSIONS, get_extension
 
 # Facts about an accepted image: row of its entry, digest of its pixels, digest of its content,
 # perceptual hash, height and width of the picture, bytes of its file, mean grey level.
@@ -32,7 +33,7 @@ FACTS_DTYPE = np.dtype(
 _MAX_BUFFERED_MB = 64
 # Format -> its file name extensions.
 _EXTENSIONS = {
-    "JPEG": {"jpg", "jpeg", "jpe", "jfif", "mpo"},
+    "JPEG": {"jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "mpo"},
     "PNG": {"png", "apng"},
     "WEBP": {"webp"},
     "BMP": {"bmp", "dib"},
@@ -41,7 +42,6 @@ _EXTENSIONS = {
     "AVIF": {"avif", "avifs"},
     "HEIF": {"heic", "heif", "heics", "heifs", "hif"},
 }
-_ALL_EXTENSIONS = {extension for names in _EXTENSIONS.values() for extension in names}
 
 
 class RefusedRow(NamedTuple):
@@ -152,10 +152,12 @@ def _decode_files(
 def _check_extension(
     entry: ImageEntry, image: DecodedImage, digest: bytes
 ) -> DecodedImage | Refusal:
-    """Refuse a file whose extension is that of another format: its origin is not reliable."""
-    stem, dot, extension = entry.id.rpartition("/")[2].rpartition(".")
-    known = extension.lower() in _ALL_EXTENSIONS
-    if stem and dot and known and extension.lower() not in _EXTENSIONS[image.format]:
+    """Refuse a file whose extension is that of another format: its origin is not reliable.
+
+    Raw photographs of cameras (.dng, .nef) open as TIFF, but as their small preview.
+    """
+    extension = get_extension(entry.id)
+    if extension in IMAGE_EXTENSIONS and extension not in _EXTENSIONS[image.format]:
         detail = f"it is a {image.format} file called .{extension}"
         return Refusal(entry.id, "extension", detail, digest.hex())
     return image

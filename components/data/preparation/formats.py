@@ -127,6 +127,8 @@ def _check_format(form: str, rules: DecoderRules) -> None:
 
 
 def _open_other(data: bytes, rules: DecoderRules) -> Image.Image:
+    if data.startswith(b"version https://git-lfs"):
+        raise RefusedError("format", "a pointer of Git LFS, not the image; run `git lfs pull`")
     formats = [form for form in rules.formats if form not in ("AVIF", "HEIF")]
     try:
         return Image.open(BytesIO(data), formats=formats)

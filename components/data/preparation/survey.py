@@ -21,6 +21,7 @@ from components.data.sources.base import (
     ImageSource,
     Refusal,
     digest_source,
+    name_some,
 )
 from components.errors import UserError
 from components.params import Preprocess
@@ -150,8 +151,12 @@ def survey(
             done += len(chunk.facts) + len(chunk.refused)
             on_progress(done, total)
     if not shapes:
-        reasons = ", ".join(sorted({refusal.reason for refusal in refused}))
-        raise UserError(f"{settings.source.path}: none of {total:,} images can be used ({reasons})")
+        first = {refusal.reason: refusal for refusal in sorted(refused, reverse=True)}
+        examples = [f"{reason}: {first[reason].path} ({first[reason].detail})" for reason in first]
+        raise UserError(
+            f"{settings.source.path}: none of {total:,} images can be used; "
+            f"{name_some(sorted(examples))}"
+        )
     height, width, channels = next(iter(shapes))
     digests = (digest.tobytes() for digest in content_digests)
     return Survey(

@@ -16,6 +16,7 @@ from components.data.sources.table import read_splits, separate_invalid, sort_cl
 from components.data.sources.table_advice import describe_missing_files, find_lost_zeros
 from components.data.sources.table_file import read_table
 from components.data.sources.table_labels import select_columns
+from components.data.sources.table_notes import describe_doubts
 from components.data.sources.table_paths import (
     NOT_FOUND,
     FileIndex,
@@ -51,6 +52,7 @@ class CsvImageSource(ImageSource):
         table["split"] = read_splits(location, table["split"])
         complete, incomplete = _separate_incomplete(table)
         _check_most_are_usable(len(complete), incomplete, location)
+        notes = describe_doubts(complete["label"], complete["group"], location)
         paths = normalize_paths(complete["path"])
         _check_prefix(paths, settings, location)
         resolution = resolve(paths, files, settings.path_prefix, settings.image_folder)
@@ -62,7 +64,8 @@ class CsvImageSource(ImageSource):
         _check_most_are_usable(len(self.entries), self.refused, location)
         repeated = len(rows) - len(self.entries) - len(contradicting)
         if repeated:
-            self.notes = [f"{location}: repeated rows that are left out: {repeated:,}"]
+            notes.append(f"{location}: repeated rows that are left out: {repeated:,}")
+        self.notes = notes
         self.classes = sort_class_names(self.entries.labels.categories)
         # Arrow keeps what it frees: more than the entries take.
         del rows

@@ -8,19 +8,21 @@ from collections.abc import Iterable, Sequence
 from components.data.sources.base import IgnoredKind, is_printable
 
 
-def _split_words(text: str) -> frozenset[str]:
+def split_words(text: str) -> frozenset[str]:
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
 # Also formats that are not decoded: such a file is refused, because it may be an image that the
 # user expects to be used.
-IMAGE_EXTENSIONS = _split_words(
+IMAGE_EXTENSIONS = split_words(
     "jpg jpeg jpe jfif jfi jif mpo png apng webp bmp dib tif tiff gif avif avifs heic heics heif "
     "heifs hif jxl jp2 j2k jpf jpx j2c ico cur svg svgz eps ppm pgm pbm pnm pfm tga psd psb xcf "
-    "pcx sgi ras exr dng cr2 cr3 nef arw orf rw2 raf pef srw dcm dicom"
+    "pcx sgi ras exr dcm dicom dng cr2 cr3 nef nrw arw sr2 orf rw2 rwl raf pef srw raw 3fr fff iiq "
+    "dcr kdc mos mef erf gpr"
 )
 # Names that are never images. A file with any other extension, or without one, is looked into.
-OTHER_EXTENSIONS = _split_words(
+OTHER_EXTENSIONS = split_words(
     "txt md rst csv tsv json jsonl ndjson geojson xml yaml yml toml ini cfg conf log html htm css "
     "js ts py pyc pyo pyi ipynb sh bat ps1 m mlx c cc cpp h hpp java r rmd lock names data "
     "npy npz mat h5 hdf5 pkl pickle pt pth ckpt onnx safetensors pb tflite parquet arrow feather "

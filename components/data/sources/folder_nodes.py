@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from components.data.sources.base import SPLITS
+from components.data.sources.file_kinds import split_words
 
 # Names of split folders, in lower case and without spaces, hyphens and underscores -> split.
 _STEMS = {
@@ -19,6 +20,14 @@ _STEMS = {
     "testing": "test",
 }
 _SPLIT_NAMES = {stem + end: split for stem, split in _STEMS.items() for end in ("", "set", "data")}
+# Words in names of folders that hold parts of one set of pictures. They tell no class.
+_PICTURE_WORDS = split_words(
+    "image images img imgs jpegimages photo photos picture pictures pic pics frame frames"
+)
+_PART_WORDS = _PICTURE_WORDS | split_words(
+    "mask masks labels annotation annotations segmentation segmentations segmentationclass "
+    "segmentationobject gt groundtruth part parts batch chunk"
+)
 
 
 @dataclass(eq=False)
@@ -90,6 +99,18 @@ def sort_by_split(splits: dict[str, str]) -> dict[str, str]:
 
 
 def guess_split(name: str) -> str | None:
-    """Return the split that a word of the name means, as in `seg_train` or `test_images`."""
-    words = re.split(r"[^a-z]+", name.lower())
+    """Return the split that a word of the name means, as in `seg_train`, `trainA`, `TestImages`."""
+    words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     return next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), None)
+
+
+def are_parts_of_a_set(names: Iterable[str]) -> bool:
+    """Return True if folders hold parts of one set of pictures, such as `images` and `masks`.
+
+    Their names differ only in numbers (`images_001`, `images_002`) or in words for parts.
+    """
+    words = [re.findall(r"[^\W\d_]+", name.lower()) for name in names]
+    others = {tuple(word for word in name if word not in _PART_WORDS) for name in words}
+    have_part = all(not _PART_WORDS.isdisjoint(name) for name in words)
+    have_pictures = any(not _PICTURE_WORDS.isdisjoint(name) for name in words)
+    return len(words) > 1 and len(others) == 1 and have_part and have_pictures

@@ -79,9 +79,18 @@ class FolderImageSource(ImageSource):
         if files.refused:
             first = files.refused[0]
             message += f"; {len(files.refused):,} files are refused: {first.path} ({first.detail})"
+            if first.reason == "link":
+                return (
+                    f"{message}. Links are followed only to files within the folder; "
+                    "copy what they lead to in their place (cp -rL)"
+                )
         archives = [path for path in files.ignored if is_archive(path)]
         if archives and is_archive(location):
             message += f". Unpack {location}, and give its {archives[0]}"
+        elif any(get_extension(path) == "parquet" for path in files.ignored):
+            message += ". For Parquet files give kind: parquet"
+        elif len(archives) > 1:
+            message += ". Unpack the archives there, each into a folder of its name"
         elif archives:
             message += f". Give the archive: {location.rstrip('/')}/{archives[0]}"
         else:
@@ -99,12 +108,16 @@ def _sort_files(tree: FileTree, location: str) -> _SortedFiles:
         UserError: a folder cannot be read.
     """
     listing = tree.list_files()
-    unreadable = [refusal for refusal in listing.refused if refusal.reason == "unreadable"]
+    unreadable = [
+        refusal
+        for refusal in listing.refused
+        if refusal.reason == "unreadable" or refusal.path.endswith("/")
+    ]
     if unreadable:
         raise UserError(
             f"preprocess.source.path: {location} has folders that cannot be read: "
             f"{name_some(refusal.path or location for refusal in unreadable)} "
-            f"({unreadable[0].detail}); change their permissions, or move them out"
+            f"({unreadable[0].detail}); change their names or permissions, or move them out"
         )
     undecided = [path for path, _ in listing.files if is_undecided(path)]
     heads = dict(zip(undecided, tree.read_heads(undecided), strict=True))

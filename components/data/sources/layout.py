@@ -70,7 +70,8 @@ def find_layout(image_paths: Iterable[str], place: Place, merge_subfolders: bool
         notes += check_class_names(folder, place)
     for folder in by_split.values():
         notes += check_subfolders(folder, place, merge_subfolders)
-    return Layout({folder.prefix: split for split, folder in by_split.items()}, notes)
+    roots = {folder.prefix: split for split, folder in by_split.items()}
+    return Layout(roots, list(dict.fromkeys(notes)))
 
 
 def _enter_wrapping_folders(root: Folder) -> Folder:

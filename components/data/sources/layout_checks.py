@@ -8,7 +8,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from components.data.sources.base import name_some
-from components.data.sources.folder_nodes import Folder, get_split, guess_split, sort_by_split
+from components.data.sources.folder_nodes import (
+    Folder,
+    are_parts_of_a_set,
+    get_split,
+    guess_split,
+    sort_by_split,
+)
 from components.errors import UserError
 
 _MERGE = "preprocess.source.merge_subfolders: true"
@@ -35,11 +41,12 @@ class Place:
             return f"unpack the archive and give its folder {path} as preprocess.source.path"
         return f"set preprocess.source.path: {self.show(path)}"
 
-    def advise_table(self) -> str:
-        """Return the instruction to use a table of the source as labels, or nothing."""
-        if not self.tables:
-            return ""
-        return f"; if {self.tables[0]} holds the labels, use kind: csv with table: {self.tables[0]}"
+    def advise_table(self, folder: Folder | None = None) -> str:
+        """Return the instruction to use a table, best one in the folder, as labels, or nothing."""
+        inside = [path for path in self.tables if folder and path.startswith(folder.prefix)]
+        for table in [*inside, *self.tables][:1]:
+            return f"; if {table} holds the labels, use kind: csv with table: {table}"
+        return ""
 
 
 def explain_no_class_folder(top: Folder, place: Place) -> UserError:
@@ -83,10 +90,10 @@ def check_split_folders(top: Folder, splits: dict[str, str], place: Place) -> No
                 "merge them, or move one of them out"
             )
     if "train" not in splits.values():
+        are = "are splits" if len(splits) > 1 else "is a split"
         raise UserError(
-            f"{where} holds {name_some(splits)}, which {'are splits' if splits else 'is a split'}, "
-            "and no train. Name the folder with the training images train; if these are classes, "
-            "give them other names"
+            f"{where} holds {name_some(splits)}, which {are}, and no train. Name the folder "
+            "with the training images train; if these are classes, give them other names"
         )
     for name, split in splits.items():
         if not top.children[name].children:
@@ -99,7 +106,7 @@ def _explain_flat_split(folder: Folder, split: str, place: Place) -> str:
         "folders, so these have no label. Put the images of each class into a folder in it"
     )
     move = "" if split == "train" else f", or move it out: {split} is then drawn from train"
-    return f"{start}{move}{place.advise_table()}"
+    return f"{start}{move}{place.advise_table(folder)}"
 
 
 def _check_folders_beside_splits(top: Folder, splits: dict[str, str], place: Place) -> None:
@@ -115,7 +122,10 @@ def _check_folders_beside_splits(top: Folder, splits: dict[str, str], place: Pla
         f"{'they' if plural else 'it'} could also be {'classes' if plural else 'a class'}. "
     )
     if any(top.children[name].children for name in splits):
-        message += f"For {names} as splits, move everything else that holds images out"
+        message += (
+            f"For {names} as {'splits' if plural else 'a split'}, "
+            "move everything else that holds images out"
+        )
     else:
         message += (
             f"For classes, give {names} other names, such as {next(iter(splits))}_class; "
@@ -194,6 +204,16 @@ def _explain_twins(one: Folder, other: Folder) -> str:
     )
 
 
+def _check_parts(folder: Folder, place: Place) -> None:
+    """Raise `UserError` if the class folders look like parts of a set: `images` and `masks`."""
+    if are_parts_of_a_set(folder.children):
+        raise UserError(
+            f"{place.show(folder.path)}: {name_some(folder.children)} look like parts of one set "
+            "of pictures, not like classes. image_folder needs a folder per class"
+            f"{place.advise_table()}. If they are classes, give them other names"
+        )
+
+
 def check_subfolders(top: Folder, place: Place, merge: bool) -> list[str]:
     """Check whether the subfolders of the class folders may be the classes.
 
@@ -201,7 +221,7 @@ def check_subfolders(top: Folder, place: Place, merge: bool) -> list[str]:
         A note if the images of subfolders are counted to the class folder around them.
 
     Raises:
-        UserError: they may be, and `merge` is False.
+        UserError: they may be, and `merge` is False; or the class folders are parts of a set.
     """
     branching = []
     for child in top.children.values():
@@ -209,11 +229,14 @@ def check_subfolders(top: Folder, place: Place, merge: bool) -> list[str]:
         if not inner.images:
             branching.append(inner)
     if not branching:
+        _check_parts(top, place)
         return []
     all_branch = len(branching) == len(top.children)
     shared = _find_shared_names(branching)
     if not merge and (not all_branch or len(shared) > 1):
         raise UserError(_question(top, branching, shared if all_branch else [], place))
+    if not merge:
+        _check_parts(top, place)
     names = name_some(_name_below(top, inner) for inner in branching)
     return [f"images in subfolders belong to the class folder around them: {names}"]
 

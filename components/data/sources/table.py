@@ -47,9 +47,16 @@ def check_columns(location: str, columns: dict[str, str | None], available: Sequ
 
 
 def describe_missing_columns(
-    location: str, missing: dict[str, str], available: Sequence[str]
+    location: str, missing: dict[str, str], available: Sequence[str], otherwise: str = ""
 ) -> str:
-    """Return the message for configured columns that a table lacks."""
+    """Return the message for configured columns that a table lacks.
+
+    Args:
+        location: Name of the table.
+        missing: Parameter of `params.yaml` -> column name.
+        available: Columns of the table.
+        otherwise: End of the message if no column is likely to be meant.
+    """
     named = [f"{key} is {name!r}" for key, name in missing.items()]
     columns = name_some([name for name in available if name], _MAX_COLUMNS_SHOWN)
     message = f"{location} has no such column: {'; '.join(named)}; its columns: {columns or 'none'}"
@@ -57,7 +64,9 @@ def describe_missing_columns(
         key: names for key in missing if (names := _find_likely_columns(key, missing, available))
     }
     hints = [f"{key}: {' or '.join(names[:3])}" for key, names in likely.items()]
-    return f"{message}. Perhaps, in preprocess.source: {', '.join(hints)}" if hints else message
+    if not hints:
+        return message + otherwise
+    return f"{message}. Perhaps, in preprocess.source: {', '.join(hints)}"
 
 
 def _find_likely_columns(key: str, missing: dict[str, str], available: Sequence[str]) -> list[str]:
@@ -91,7 +100,7 @@ def read_splits(location: str, values: pd.Series) -> pd.Series:
 
 def sort_class_names(names: list[str]) -> list[str]:
     """Sort class names alphabetically, or by value if all of them are whole numbers."""
-    numeric = all(name.isascii() and name.isdigit() for name in names)
+    numeric = all(name.isascii() and name.isdigit() and len(name) < 4000 for name in names)
     return sorted(names, key=int if numeric else str)
 
 

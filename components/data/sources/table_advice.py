@@ -30,6 +30,7 @@ _MAX_ROWS_TRIED = 10_000
 _MAX_FOLDERS = 20
 _MAX_NEIGHBOURS = 300
 _MAX_SAMPLES = 5
+_MIN_RENAMED_SHARE = 0.95
 
 
 class _Proposal(NamedTuple):
@@ -59,6 +60,8 @@ def describe_missing_files(
     for row in rows.tolist():
         tried = resolution.tried[row].as_py()
         nearest = _find_nearest(tried, files) or "no file has a similar name"
+        if nearest.casefold() == tried.casefold():
+            nearest += " (capitals differ)"
         shown = tried if is_printable(tried) else ascii(tried)[1:-1]
         lines.append(f"  row {numbers[row]}: {shown} -> {nearest}")
     text = "Tried first -> nearest that exists:\n" + "\n".join(lines)
@@ -121,7 +124,7 @@ class _SortedPaths(Sequence[str]):
 
 
 def _propose(paths: pa.Array, resolution: Resolution, files: FileIndex) -> _Proposal | None:
-    """Return the settings that let most of the first rows lead to a file, if any does."""
+    """Return the settings that let most of the first rows lead to a file, if any do."""
     missing = paths.filter(pa.array(resolution.files == NOT_FOUND))
     examined = paths[:_MAX_ROWS_TRIED]
     best = None
@@ -142,7 +145,10 @@ def _propose(paths: pa.Array, resolution: Resolution, files: FileIndex) -> _Prop
         except AmbiguousPathError:
             continue
         found = int((result.files != NOT_FOUND).sum())
-        if found > max(before, best.found if best else 0):
+        # Else one class's folder would be taken for another's: `Dog/1.jpg` for `cat/1.jpg`.
+        if prefix and folders != ("",) and found < _MIN_RENAMED_SHARE * len(examined):
+            continue
+        if 2 * found > len(examined) and found > max(before, best.found if best else 0):
             best = _Proposal(found, prefix, [folder for folder in folders if folder])
     return best
 

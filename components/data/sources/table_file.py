@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import warnings
 import zipfile
@@ -11,6 +12,7 @@ from io import BytesIO
 import pandas as pd
 
 from components.data.sources.base import Refusal, name_some
+from components.data.sources.table_header import MAX_TITLE_ROWS, is_header
 from components.data.sources.table_text import read_delimited, read_json
 from components.data.sources.tree import FileTree
 from components.errors import UserError
@@ -32,6 +34,8 @@ _FOREIGN_FORMATS = {
     b"%PDF": "it is a PDF; convert it to CSV",
     b"SQLite": "it is a database; export the table as CSV",
     b"\x89HDF": "it is an HDF5 file; export the table as CSV",
+    b"<": "it is HTML or XML, perhaps the page of a login or of an error; download it anew",
+    b"version https://git-lfs": "it is a pointer of Git LFS; `git lfs pull` fetches the table",
 }
 
 
@@ -81,7 +85,7 @@ def _parse(content: bytes, settings: CsvSource, location: str) -> pd.DataFrame:
         if content.startswith(signature):
             raise UserError(f"{location} is not a table that is read: {advice}")
     if content.startswith(b"PK\x03\x04"):
-        return _read_excel(content, settings.sheet, location)
+        return _read_excel(content, settings, location)
     if name.endswith((".xlsx", ".xlsm")):
         raise UserError(
             f"{location} is not an Excel file, whatever its name is; "
@@ -91,11 +95,19 @@ def _parse(content: bytes, settings: CsvSource, location: str) -> pd.DataFrame:
         raise UserError(f"{location} is empty; names of columns and one row per image are needed")
     if name.endswith((".json", ".jsonl", ".ndjson")):
         return read_json(content, settings, location)
+    if content.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b'{"', b"[{")):
+        raise UserError(
+            f"{location} is JSON, whatever its name is; give it the extension .json or .jsonl"
+        )
     return read_delimited(content, settings, location)
 
 
-def _read_excel(content: bytes, sheet: str | None, location: str) -> pd.DataFrame:
-    """Return the cells below the first row that is not empty; formulas give their stored values."""
+def _read_excel(content: bytes, settings: CsvSource, location: str) -> pd.DataFrame:
+    """Return the cells below the header; formulas give their stored values.
+
+    The header is the row with the configured names, or else the first one that is not empty.
+    """
+    sheet = settings.sheet
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             size = sum(info.file_size for info in archive.infolist())
@@ -128,8 +140,9 @@ def _read_excel(content: bytes, sheet: str | None, location: str) -> pd.DataFram
     filled = cells.index[(cells != "").any(axis=1)]
     if not len(filled):
         raise UserError(f"{location} has an empty sheet; preprocess.source.sheet names another")
-    header = cells.loc[filled[0]].str.strip().tolist()
-    table = cells.loc[filled[0] + 1 :]
-    table.columns = pd.Index(header)
+    top = filled[: MAX_TITLE_ROWS + 1]
+    header = next((row for row in top if is_header(cells.loc[row], settings)), filled[0])
+    table = cells.loc[header + 1 :]
+    table.columns = pd.Index(cells.loc[header].str.strip().tolist())
     table.index += 1
     return table

@@ -16,8 +16,9 @@ from components.data.sources.table import describe_missing_columns
 from components.errors import UserError
 from components.params import CsvSource
 
-_ONE = {"1", "1.0", "true", "yes", "x"}
-_ZERO = {"0", "0.0", "false", "no", ""}
+# Some programs write 1 with decimals, which a comma separates in some countries.
+_ONE = r"1([.,]0*)?|true|yes|x"
+_ZERO = r"(0([.,]0*)?|false|no)?"
 _MAX_ROWS_SHOWN = 5
 
 
@@ -26,7 +27,7 @@ def select_columns(table: pd.DataFrame, settings: CsvSource, location: str) -> p
 
     Split and group are empty if they are not configured. A row without exactly one label has an
     empty label; `several` names the labels if there are more. Rows that are empty in these columns
-    are left out.
+    or repeat their names are left out.
 
     Raises:
         UserError: a column is missing or ambiguous, a multi-hot column holds other values, or two
@@ -47,12 +48,13 @@ def select_columns(table: pd.DataFrame, settings: CsvSource, location: str) -> p
         others = set(range(table.shape[1])) - set(positions.values())
         named = [position for position in sorted(others) if table.columns[position]]
         positions |= {f"label_columns[{n}]": position for n, position in enumerate(named)}
+        _check_distinct([table.columns[position] for position in named], location)
         if len(named) < 2:
             raise UserError(f"{location}: label_columns: auto needs two columns of labels or more")
     cells: dict[str, pd.Series] = {
         key: table.iloc[:, n].str.strip() for key, n in positions.items()
     }
-    filled = np.logical_or.reduce([(column != "").to_numpy() for column in cells.values()])
+    filled = _find_rows(cells, {key: str(table.columns[n]) for key, n in positions.items()})
     if not filled.any():
         raise UserError(f"{location} has no rows; one row per image is needed")
     if not filled.all():
@@ -78,6 +80,18 @@ def select_columns(table: pd.DataFrame, settings: CsvSource, location: str) -> p
             "several": several,
         }
     )
+
+
+def _find_rows(cells: dict[str, pd.Series], names: dict[str, str]) -> np.ndarray:
+    """Return the mask of rows that are not empty, and not the header again, as in joined files."""
+    filled: np.ndarray = np.logical_or.reduce(
+        [(column != "").to_numpy() for column in cells.values()]
+    )
+    header: np.ndarray = np.logical_and.reduce(
+        [(column == names[key]).to_numpy() for key, column in cells.items()]
+    )
+    filled &= ~header
+    return filled
 
 
 def _find_columns(
@@ -106,26 +120,55 @@ def _find_columns(
             missing[key] = name
     if missing:
         raise UserError(_explain_missing(table, names, missing, location))
+    by_position = {position: key for key, position in positions.items()}
+    for key, position in positions.items():
+        if (other := by_position[position]) != key:
+            raise UserError(
+                f"{location}: {key} and {other} are both {names[position]!r}; "
+                "each needs a column of its own"
+            )
     return positions
+
+
+def _check_distinct(names: list[str], location: str) -> None:
+    """Raise `UserError` if two columns of classes have one name."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(
+            f"{location}: several columns are called {name_some(map(repr, repeated))}; "
+            "with label_columns: auto each is a class: rename all but one"
+        )
 
 
 def _explain_missing(
     table: pd.DataFrame, names: list[str], missing: dict[str, str], location: str
 ) -> str:
-    message = describe_missing_columns(location, missing, names)
-    if any(map(has_image_name, names)):
-        return f"{message}. The first row seems to be an image: insert a row of column names"
-    if "label_column" in missing:
-        head = table.head(1000)
-        values = [set(head.iloc[:, n].str.strip().str.lower()) for n in range(len(names))]
-        hot = [name for name, found in zip(names, values, strict=True) if found <= _ONE | _ZERO]
-        if len(hot) > 1:
-            shown = ", ".join(hot[:10]) + ", ..." * (len(hot) > 10)
-            message += (
-                f". {len(hot)} columns hold only 0 and 1: "
-                f"if they are the classes, set preprocess.source.label_columns: [{shown}]"
-            )
-    return message
+    hints = []
+    if len(names) == 1 and len(names[0].split()) > 1:
+        hints.append("Commas, semicolons, tabs or bars separate columns, and blanks do not")
+    if any(has_image_name(word) for name in names for word in name.split()):
+        hints.append("The first row seems to be an image: insert a row of column names")
+    elif {"images", "annotations"} <= set(names):
+        hints.append("It seems to be in the COCO format: write a table with a row per image")
+    elif "label_column" in missing and len(hot := _find_hot_columns(table, names)) > 1:
+        shown = ", ".join(hot[:10]) + ", ..." * (len(hot) > 10)
+        hints.append(
+            f"{len(hot)} columns hold only 0 and 1: "
+            f"if they are the classes, set preprocess.source.label_columns: [{shown}]"
+        )
+    otherwise = "" if hints else ". The names of the columns are needed above the rows"
+    return ". ".join([describe_missing_columns(location, missing, names, otherwise), *hints])
+
+
+def _find_hot_columns(table: pd.DataFrame, names: list[str]) -> list[str]:
+    """Return the names of the columns whose first cells are 0 or 1."""
+    head = table.head(1000)
+    cells = [head.iloc[:, n].str.strip().str.lower() for n in range(len(names))]
+    return [
+        name
+        for name, column in zip(names, cells, strict=True)
+        if column.str.fullmatch(f"{_ONE}|{_ZERO}").all() and (column != "").any()
+    ]
 
 
 def _read_multi_hot(cells: pd.DataFrame, location: str) -> tuple[pd.Series, pd.Series]:
@@ -134,7 +177,7 @@ def _read_multi_hot(cells: pd.DataFrame, location: str) -> tuple[pd.Series, pd.S
     for n, name in enumerate(cells):
         column = cells[name].str.lower()
         values = column.unique()
-        wrong = sorted(value for value in values if value not in _ONE | _ZERO)
+        wrong = sorted(value for value in values if not re.fullmatch(f"{_ONE}|{_ZERO}", value))
         if wrong:
             rows = column.index[column.isin(wrong)]
             raise UserError(
@@ -142,7 +185,7 @@ def _read_multi_hot(cells: pd.DataFrame, location: str) -> tuple[pd.Series, pd.S
                 f"(row {rows[0]}; {len(rows):,} rows); 0 and 1 are needed. "
                 "List the columns of the classes in preprocess.source.label_columns"
             )
-        hot[:, n] = column.isin(_ONE)
+        hot[:, n] = column.isin([value for value in values if re.fullmatch(_ONE, value)])
     counts = hot.sum(axis=1)
     names = cells.columns.to_numpy(object)
     labels = pd.Series(names[hot.argmax(axis=1)], index=cells.index, dtype="str")
@@ -177,6 +220,6 @@ def check_spelling(labels: Iterable[str], location: str) -> None:
 
 def _get_spelling_key(label: str) -> str:
     text = unicodedata.normalize("NFKC", label)
-    if re.fullmatch(r"[+-]?\d+(\.0*)?", text):
+    if re.fullmatch(r"[+-]?\d{1,4000}(\.0*)?", text):  # Python converts up to 4,300 digits
         return str(int(text.partition(".")[0]))
     return text if len(text) == 1 else " ".join(text.casefold().split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -128,17 +129,28 @@ def _join(folder: str, paths: pa.Array) -> pa.Array:
 
 
 def _match(paths: pa.Array, files: FileIndex) -> np.ndarray:
-    """Return the position of each path's file, or NOT_FOUND; exact paths come first."""
+    """Return the position of each path's file, or NOT_FOUND; exact paths come first.
+
+    Others are sought with composed characters, and with the characters that `%20` stands for.
+    """
     found = _match_notations(paths, files)
     rows = np.flatnonzero(found == NOT_FOUND)
     missing = paths.take(pa.array(rows))
     if not pc.all(pc.string_is_ascii(missing)).as_py():
         found[rows] = _match_notations(pc.utf8_normalize(missing, "NFC"), files.composed)
+        rows = np.flatnonzero(found == NOT_FOUND)
+        missing = paths.take(pa.array(rows))
+    if pc.any(pc.match_substring(missing, "%")).as_py():
+        decoded = pa.array([unquote(path) for path in missing.to_pylist()], pa.large_string())
+        found[rows] = _match_notations(pc.utf8_normalize(decoded, "NFC"), files.composed)
     return found
 
 
 def _match_notations(paths: pa.Array, files: FileIndex) -> np.ndarray:
-    """Find paths as they are, ids without an extension, and extensions in another case."""
+    """Find paths as they are, ids without an extension, and extensions in another case.
+
+    A number may end in `.0`, as pandas writes it in a column with empty cells.
+    """
     found = _find(paths, files.paths)
     rows = np.flatnonzero(found == NOT_FOUND)
     if not len(rows):
@@ -148,6 +160,7 @@ def _match_notations(paths: pa.Array, files: FileIndex) -> np.ndarray:
     ids = pc.if_else(has_extension, pa.scalar(None, pa.large_string()), missing)
     for sought, keys in (
         (ids, files.without_extension),
+        (pc.replace_substring_regex(ids, r"(^|/)(\d+)\.0$", r"\1\2"), files.without_extension),
         (_lower_extension(missing), files.lower_extension),
     ):
         positions = _find(sought, keys)

@@ -8,10 +8,11 @@ import json
 import warnings
 from collections.abc import Iterator
 from io import BytesIO, TextIOWrapper
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
+from components.data.sources.table_header import find_header, get_configured_names
 from components.errors import UserError
 from components.params import CsvSource
 
@@ -23,16 +24,11 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8-sig",
 }
-_DELIMITERS = (",", ";", "\t", "|")
 _CHUNK_BYTES = 1 << 20
 
 
-class _Header(NamedTuple):
-    """Names of the columns, the delimiter, and the number of lines before the header."""
-
-    names: list[str]
-    delimiter: str
-    skipped_lines: int
+class _RepeatedKeyError(ValueError):
+    """A key stands twice in a JSON object."""
 
 
 def read_delimited(content: bytes, settings: CsvSource, location: str) -> pd.DataFrame:
@@ -48,7 +44,7 @@ def read_delimited(content: bytes, settings: CsvSource, location: str) -> pd.Dat
             "save it as UTF-8, or set preprocess.source.encoding: utf-16-le"
         )
     try:
-        header = _find_header(content, encoding, get_configured_names(settings))
+        header = find_header(content, encoding, settings)
         # The first lines are read as rows, so that the index is the number of the row. One more
         # column takes what is too much in a row.
         width = len(header.names)
@@ -78,10 +74,13 @@ def read_delimited(content: bytes, settings: CsvSource, location: str) -> pd.Dat
     rows = rows.iloc[1:].fillna("")
     too_long = rows.index[rows[width].str.strip() != ""]
     if len(too_long):
+        every = len(too_long) == (rows != "").any(axis=1).sum()
+        advice = "a value with a separator in it needs quotes around it"
+        if every:
+            advice += ", or the header lacks the name of a column, perhaps of the first one"
         raise UserError(
             f"{location}: row {too_long[0]} has more values than the header names columns "
-            f"({width}), as {len(too_long):,} rows have; "
-            "a value with a separator in it needs quotes around it"
+            f"({width}), as {len(too_long):,} rows have; {advice}"
         )
     del rows[width]
     rows.columns = pd.Index([name.strip() for name in header.names])
@@ -110,14 +109,14 @@ def read_json(content: bytes, settings: CsvSource, location: str) -> pd.DataFram
                     'objects such as {"path": "a.jpg", "label": "cat"} are needed'
                 )
             for name, value in item.items():
-                column = columns.setdefault(name.strip(), [])
+                column = columns.setdefault(name, [])
                 column += [""] * (len(numbers) - len(column))
                 column.append(_to_text(value))
                 nested = isinstance(value, dict | list)
-                if nested and (every_column or name.strip().casefold() in used):
+                if nested and (every_column or name.casefold() in used):
                     raise UserError(
                         f"{location}: row {number}: {name!r} is {json.dumps(value)[:40]}; "
-                        "a text or a number is needed"
+                        "a text or a number is needed, in one object per image"
                     )
             numbers.append(number)
     except UnicodeError as error:
@@ -131,7 +130,12 @@ def _iter_json(content: bytes, encoding: str, location: str) -> Iterator[tuple[i
     """Yield the number of each row and its value."""
     lines = TextIOWrapper(BytesIO(content), encoding)
     # `str` keeps numbers as they are written, zeros and long ids included.
-    decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
+    decoder = json.JSONDecoder(
+        parse_int=str,
+        parse_float=str,
+        parse_constant=lambda _: None,
+        object_pairs_hook=_to_object,
+    )
     number = 0
     try:
         if _first_character(content, encoding) == "[":
@@ -140,12 +144,22 @@ def _iter_json(content: bytes, encoding: str, location: str) -> Iterator[tuple[i
         for number, text in enumerate(lines, 1):
             if text.strip():
                 yield number, decoder.decode(text.strip())
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError, _RepeatedKeyError) as error:
         line: int = number or getattr(error, "lineno", 1)
         raise UserError(
             f"{location} is not JSON that is read: line {line}: {error}; an array of objects, or "
             'one object per line, is needed (pandas writes one with orient="records")'
         ) from None
+
+
+def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object without blanks around its keys; refuses keys that stand twice."""
+    item = {name.strip(): value for name, value in pairs}
+    if len(item) < len(pairs):
+        names = [name.strip() for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise _RepeatedKeyError(f"the key {repeated!r} stands twice in an object")
+    return item
 
 
 def _first_character(content: bytes, encoding: str) -> str:
@@ -168,43 +182,6 @@ def _to_text(value: Any) -> str:
 def _get_encoding(content: bytes, encoding: str | None) -> str:
     marks = (name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark))
     return next(marks, encoding or "utf-8")
-
-
-def get_configured_names(settings: CsvSource) -> set[str]:
-    """Return the names of the configured columns, without case."""
-    labels = settings.label_columns
-    names = labels if isinstance(labels, list) else [settings.label_column]
-    names = [*names, settings.path_column, settings.split_column or "", settings.group_column or ""]
-    return {name.strip().casefold() for name in names} - {""}
-
-
-def _find_header(content: bytes, encoding: str, configured: set[str]) -> _Header:
-    """Return the first line that is not blank, with the delimiter that fits it best.
-
-    That is the delimiter by which most of the configured columns are found, then the one with most
-    columns. A first line `sep=;`, as Excel understands it, is obeyed.
-    """
-    headers = [_read_header(content, encoding, delimiter) for delimiter in _DELIMITERS]
-
-    def score(header: _Header) -> tuple[int, int]:
-        known = sum(name.strip().casefold() in configured for name in header.names)
-        return known, len(header.names)
-
-    return max(headers, key=score)
-
-
-def _read_header(content: bytes, encoding: str, delimiter: str) -> _Header:
-    lines = TextIOWrapper(BytesIO(content), encoding, newline="")
-    skipped_lines = 0
-    while (names := next(csv.reader(lines, delimiter=delimiter), None)) is not None:
-        line = delimiter.join(names).strip().lower()
-        setting = line.removeprefix("sep=")
-        if setting != line and setting in _DELIMITERS:
-            delimiter = setting
-        elif any(name.strip() for name in names):
-            return _Header(names, delimiter, skipped_lines)
-        skipped_lines += 1
-    return _Header([], delimiter, skipped_lines)
 
 
 def _describe_encoding_error(

@@ -26,7 +26,7 @@ class FileListing(NamedTuple):
     """Regular files, refused files and folders of a tree; each list is sorted by path.
 
     `skipped` are hidden files and folders and those of operating systems; a path of a folder ends
-    with `/`, and its content is not listed.
+    with `/`, and its content is not listed. So does that of a refused folder.
     """
 
     files: list[FileInfo]
@@ -71,7 +71,8 @@ class LocalTree:
             if is_skipped(item.name):
                 skipped.append(f"{path}/" if item.is_dir(follow_symlinks=False) else path)
             elif not is_printable(item.name):
-                refused.append(Refusal(ascii(path)[1:-1], "name", "the name is not printable text"))
+                shown = ascii(path)[1:-1] + "/" * item.is_dir(follow_symlinks=False)
+                refused.append(Refusal(shown, "name", "the name is not printable text"))
             elif item.is_symlink():
                 match self._resolve_link(path):
                     case FileInfo() as file:

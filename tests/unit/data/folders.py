@@ -220,6 +220,47 @@ LAYOUTS = {
         "seg_train/{forest,sea}/0.jpg seg_test/{forest,sea}/0.jpg seg_pred/0.jpg",
         message="seg_train, seg_test look like splits",
     ),
+    "splits_of_image_translation": Layout(
+        "{trainA,trainB,testA,testB}/{0..3}.jpg", message="trainB, testA, testB look like splits"
+    ),
+    "splits_in_camel_case": Layout(
+        "{TrainImages,TestImages}/{0..3}.jpg", message="TrainImages, TestImages look like splits"
+    ),
+    # Folders that hold parts of one set.
+    "pictures_and_masks": Layout(
+        "{images,masks}/{0..3}.png", message="images, masks look like parts of one set of pictures"
+    ),
+    "pictures_and_masks_in_splits": Layout(
+        "{train,val}/{Images,mask}/{0..3}.png", message="train: Images, mask look like parts"
+    ),
+    "numbered_parts": Layout(
+        "scans_images_part_{1,2}/{0..3}.jpg metadata.csv",
+        message=r"look like parts .*use kind: csv with table: metadata.csv\. If they are classes",
+    ),
+    "numbered_parts_with_an_inner_folder": Layout(
+        "images_{1..3}/images/{0..3}.jpg", message="images_1, images_2, images_3 look like parts"
+    ),
+    "numbered_parts_of_different_classes": Layout(
+        "images_1/{cat,dog}/0.jpg images_2/{bird,fish}/0.jpg", message="images_1, images_2 look"
+    ),
+    "pictures_and_masks_by_class": Layout(
+        "{images,masks}/{cat,dog}/0.png", message="the folders images, masks hold the same folders"
+    ),
+    "class_names_with_words_for_pictures": Layout(
+        "{cat_images,dog_images}/0.jpg", {"cat_images": {""}, "dog_images": {""}}
+    ),
+    "classes_with_and_without_masks": Layout(
+        "{mask,no%mask}/0.jpg", {"mask": {""}, "no mask": {""}}
+    ),
+    "numbered_classes": Layout("{part_1,part_2}/0.jpg", {"part_1": {""}, "part_2": {""}}),
+    "one_split_and_others": Layout(
+        "{train,dev}/{cat,dog}/0.jpg", message="For train as a split, move everything"
+    ),
+    "test_alone": Layout("Test/{cat,dog}/0.jpg", message="holds Test, which is a split, and no"),
+    "a_table_in_each_split": Layout(
+        "{train,valid,test}/{0..3}.jpg {train,valid,test}/_annotations.csv",
+        message="train is a split and holds 4 images.*with table: train/_annotations.csv",
+    ),
     "class_called_train": Layout(
         "{train,bus,car}/{0..3}.jpg",
         message="train names a split, but bus, car beside it hold images too.* such as train_class",
@@ -246,4 +287,8 @@ LAYOUTS = {
     ),
     "arrays": Layout("{cat,dog}/{0..3}.npy", message=r"it holds 8 .npy \(cat/0.npy, cat/1.npy, .."),
     "archive_inside": Layout("photos.zip", message="[Gg]ive .*photos.zip"),
+    "parquet_files": Layout(
+        "data/{train,test}-00000-of-00001.parquet README.md", message="give kind: parquet"
+    ),
+    "archives_inside": Layout("{train,test}.zip", message="Unpack "),
 }  # fmt: skip

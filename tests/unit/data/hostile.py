@@ -127,6 +127,7 @@ HOSTILE_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "no pixels.png": (lambda: make_png(64, 64), "damaged"),
     "bomb.png": (lambda: make_png(60_000, 60_000), "pixels"),
     "gigapixel.png": (lambda: make_png(2_000_000_000, 2_000_000_000), "pixels"),
+    "pointer of git lfs.jpg": (lambda: b"version https://git-lfs.github.com/spec/v1\n", "format"),
     "png called.jpg": (lambda: encode(make_picture(909)), "extension"),
     "jpeg called.png": (lambda: _jpeg(910), "extension"),
     "animated.gif": (lambda: encode_animation("GIF"), "animation"),

@@ -101,6 +101,41 @@ FORMATS = {
         message="cannot be read as an Excel file",
         table="labels.xlsx",
     ),
+    "Excel below a title": Case(
+        workbook(["Photos of 2024"], [], ["path", "label"], ["cat/1.jpg", "cat"]),
+        {"cat/1.jpg": "cat"},
+        table="labels.xlsx",
+    ),
+    "header below a comment": Case("# by me, 2024, v1\n\n" + PLAIN, CATS),
+    "header below a title": Case("Fotos;;\n" + PLAIN.replace(",", ";").replace("\n", ";\n"), CATS),
+    "joined files": Case(PLAIN + PLAIN, CATS),
+    "header without the first name": Case(
+        "path,label\n0,cat/1.jpg,cat\n1,dog/1.jpg,dog\n", message="lacks the name of a column"
+    ),
+    "blanks between columns": Case(
+        "cat/1.jpg cat\n", message="blanks do not.*seems to be an image"
+    ),
+    "ids without a header": Case("00012,cat\n", message="names of the columns are needed above"),
+    "web page": Case("<!DOCTYPE html>\n<html>login</html>\n", message="is HTML or XML"),
+    "pointer of Git LFS": Case(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:a\n", message="git lfs pull"
+    ),
+    "JSON called CSV": Case(json_lines(*CAT_ROWS), message="extension .json or .jsonl"),
+    "JSON key twice": Case(
+        '{"path": "cat/1.jpg", "label": "cat", "label": "dog"}',
+        message="line 1: the key 'label' stands twice",
+        table="labels.jsonl",
+    ),
+    "JSON keys that differ in blanks": Case(
+        '{"path": "cat/1.jpg", "label": "cat", "label ": "dog"}\n{"path": "x", "label": "dog"}',
+        message="line 1: the key 'label' stands twice",
+        table="labels.jsonl",
+    ),
+    "JSON of COCO": Case(
+        json.dumps({"images": [{"id": 1}], "annotations": [{"id": 2}], "categories": []}),
+        message="COCO format: write a table with a row per image$",
+        table="labels.json",
+    ),
     "old Excel": Case(
         b"\xd0\xcf\x11\xe0" + bytes(600), message="save it as .xlsx", table="labels.xls"
     ),

@@ -7,6 +7,9 @@ from tests.unit.data.tables import CATS, PLAIN, Case, json_lines
 COLUMNS = {
     "other case and blanks": Case(" PATH , Label\n cat/1.jpg , cat \n", {"cat/1.jpg": "cat"}),
     "exact name first": Case("Label,label,path\na,b,cat/1.jpg\n", {"cat/1.jpg": "b"}),
+    "one column for two keys": Case(
+        PLAIN, message="path_column and label_column are both", settings={"label_column": "path"}
+    ),
     "two names without case": Case("Label,LABEL,path\na,b,cat/1.jpg\n", message="'Label', 'LABEL'"),
     "one name twice": Case("label,label,path\na,b,cat/1.jpg\n", message="several columns"),
     "likely columns": Case(
@@ -58,6 +61,16 @@ LABELS = {
         table="labels.jsonl",
         settings=HOT,
     ),
+    "multi-hot with decimal commas": Case(
+        "path;a;b\ncat/1.jpg;1,00;0,00\ndog/1.jpg;0,00;1,00\n",
+        {"cat/1.jpg": "a", "dog/1.jpg": "b"},
+        settings={"label_columns": "auto"},
+    ),
+    "multi-hot, one name twice": Case(
+        "path,a,a,b\ncat/1.jpg,1,0,0\ndog/1.jpg,0,0,1\n",
+        message="several columns are called 'a'",
+        settings={"label_columns": "auto"},
+    ),
     "multi-hot, other columns": Case(
         "path,cat,dog,age\ncat/1.jpg,1,0,31\n",
         message="'age' of label_columns holds 31 .row 2; 1 rows",
@@ -92,6 +105,9 @@ LABELS = {
     ),
     "one number in two spellings": Case(
         "path,label\ncat/1.jpg,1\ncat/2.JPG,1.0\n", message="'1' and '1.0'"
+    ),
+    "a number too long to convert": Case(
+        f"path,label\ncat/1.jpg,{'9' * 5000}\n", {"cat/1.jpg": "9" * 5000}
     ),
     "one number with a zero": Case(
         "path,label\ncat/1.jpg,1\ncat/2.JPG,01\n", message="'01' and '1'"

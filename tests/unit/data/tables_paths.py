@@ -10,6 +10,12 @@ PATHS = {
     "ids beside the table": Case(
         "path,label\ncat/1,cat\nv1.5/img.1,dog\n", {"cat/1.jpg": "cat", "v1.5/img.1.jpg": "dog"}
     ),
+    "numbers with a decimal": Case(
+        "id,label\n1.0,cat\n2.0,dog\nv1.0,x\n",
+        {"cat/1.jpg": "cat", "cat/2.JPG": "dog"},
+        refused={"cat/v1.0": "unreadable"},
+        settings={"image_folder": "cat", "path_column": "id"},
+    ),
     "ids in several folders": Case(
         "path,label\nx1,cat\nx2,dog\n",
         {"part1/x1.jpg": "cat", "part2/x2.jpg": "dog"},
@@ -50,6 +56,10 @@ PATHS = {
         {"cat/1.jpg": "cat", "dog/1.jpg": "dog"},
     ),
     "blanks in names": Case("path,label\nimg/a b.jpg,cat\n", {"img/a b.jpg": "cat"}),
+    "percent-encoded names": Case(
+        "path,label\nimg/a%20b.jpg,cat\nimg/%C3%A9.jpg,dog\n",
+        {"img/a b.jpg": "cat", "img/é.jpg": "dog"},
+    ),
     "decomposed accents": Case(
         "path,label\nimg/e\u0301.JPG,cat\nimg/e\u0301,cat\n", {"img/é.jpg": "cat"}
     ),
@@ -89,6 +99,13 @@ PATHS = {
         "path,label\ncat/1.jpg,cat\n",
         message="set image_folder: null",
         settings={"image_folder": "img"},
+    ),
+    "folders in capitals": Case(
+        "path,label\nCat/1.jpg,cat\nCat/2.JPG,cat\nDog/1.jpg,dog\n",
+        message=r"Cat/1.jpg -> cat/1.jpg \(capitals differ\)(?!.*preprocess.source)",
+    ),
+    "no advice that helps few rows": Case(
+        "path,label\nx1,cat\nx8,dog\nx9,dog\n", message="no file|-> (?!.*preprocess.source)"
     ),
     "nearest names": Case(
         "path,label\nkat/1.jpg,cat\ncat/2.jpeg,cat\ndog/1.jpg,dog\n",

@@ -81,6 +81,24 @@ def test_repeated_rows_are_counted(folder: Path) -> None:
     assert "repeated rows that are left out: 4" in source.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        ("cat/1.jpg,cat,\ndog/1.jpg,NA,\n", r"a missing value are taken as classes: 'NA' \(1 rows"),
+        ("cat/1.jpg,a|b,\ndog/1.jpg,c,\n", r"several in one .*: 'a\|b' \(1 rows"),
+        ("cat/1.jpg,a b,\ncat/2.JPG,a,\ndog/1.jpg,b,\n", r"several in one .*: 'a b' \(1 rows"),
+        ("cat/1.jpg,cat,nan\ndog/1.jpg,dog,nan\n", r"one group each.*: 'nan' \(2 rows"),
+        ("cat/1.jpg,big cat,p 1\ndog/1.jpg,small dog,p/2\n", None),
+    ],
+)
+def test_doubtful_labels_and_groups_are_noted(folder: Path, rows: str, note: str | None) -> None:
+    (folder / "labels.csv").write_text("path,label,patient\n" + rows)
+    source = open_source("csv", folder, group_column="patient")
+    assert len(source.entries) == rows.count("\n")
+    assert len(source.notes) == (note is not None)
+    assert note is None or re.search(note, source.notes[0])
+
+
 def test_order_of_rows_does_not_change_the_source(folder: Path) -> None:
     header, *rows = PLAIN.splitlines()
     sources = []
@@ -150,9 +168,10 @@ def test_encoding_error_far_into_a_table_is_located(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "C:\\x", "a/../../x"])
-def test_image_folder_outside_is_refused(folder: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"a folder within preprocess\.source\.path is needed"):
-        open_source("csv", folder, image_folder=name)
+def test_image_folder_or_table_outside_is_refused(folder: Path, name: str) -> None:
+    for key in ("image_folder", "table"):
+        with pytest.raises(ValueError, match=r"a path within preprocess\.source\.path is needed"):
+            open_source("csv", folder, **{key: name})
 
 
 @pytest.mark.parametrize(

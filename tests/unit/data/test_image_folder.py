@@ -140,6 +140,31 @@ def test_broken_file_with_the_extension_of_an_image_is_refused(
     assert sorted(quarantine) == ["cat/a.jpg", "cat/b.PNG", "cat/c.psd", "cat/d.download"]
 
 
+def test_source_without_a_usable_image_names_one_per_reason(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    contents = {"cat": b"", "dog": b"version https://git-lfs.github.com/spec/v1"}
+    for name, content in contents.items():
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for n in range(3):
+            (tmp_path / f"raw/{name}/{n}.jpg").write_bytes(content)
+    message = r"none of 6 .*; empty: cat/0.jpg \(no bytes\), format: dog/0.jpg \(.*git lfs pull"
+    with pytest.raises(UserError, match=message):
+        prepare("raw", image_size=8, max_quarantined_fraction=1)
+
+
+@pytest.mark.parametrize("name", ["0.dng", "0.NEF", "0.gpr"])
+def test_raw_photograph_is_not_used_as_its_preview(
+    prepare: Prepare, tmp_path: Path, name: str
+) -> None:
+    make_class_folder(tmp_path / "raw", per_class=20, size=8)
+    # Raw photographs are TIFF files, whose first picture is small.
+    (tmp_path / "raw/cat" / name).write_bytes(encode(make_picture(1), "TIFF"))
+    assert read_quarantine(prepare("raw", max_quarantined_fraction=0.2)) == {
+        f"cat/{name}": "extension"
+    }
+
+
 def test_class_whose_images_are_all_refused_causes_a_warning(
     prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +197,30 @@ def test_folder_that_cannot_be_read_is_an_error(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"cannot be read: dog \(Permission denied\)"):
+        open_source("image_folder", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"tab\tand space"])
+def test_class_folder_whose_name_is_not_printable_is_an_error(tmp_path: Path, name: bytes) -> None:
+    make_class_folder(tmp_path / "raw", per_class=1, classes=("cat", "dog", "bird"))
+    (tmp_path / "raw/bird").rename(os.fsdecode(os.fsencode(tmp_path / "raw") + b"/" + name))
+    with pytest.raises(UserError, match=r"cannot be read: .*not printable text\); change their na"):
+        open_source("image_folder", tmp_path / "raw")
+
+
+def test_note_about_subfolders_is_given_once_for_all_splits(tmp_path: Path) -> None:
+    layout = Layout("{train,val}/{cat,dog}/{a,b}/0.jpg", merge_subfolders=True)
+    write_layout(tmp_path / "raw", layout)
+    source = open_source("image_folder", tmp_path / "raw", merge_subfolders=True)
+    assert source.notes == ["images in subfolders belong to the class folder around them: cat, dog"]
+
+
+def test_folder_of_links_alone_is_explained(tmp_path: Path) -> None:
+    make_class_folder(tmp_path / "photos", per_class=1)
+    (tmp_path / "raw").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "raw" / name).symlink_to(tmp_path / "photos" / name)
+    with pytest.raises(UserError, match=r"cat \(it leads out of the folder\).*\(cp -rL\)"):
         open_source("image_folder", tmp_path / "raw")
 
 

@@ -53,6 +53,17 @@ def test_hostile_files_are_refused_and_all_others_used(prepare: Prepare, tmp_pat
     assert "&lt;b&gt;.JPEG" in page
 
 
+def test_message_about_an_empty_split_counts_duplicates_as_one(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for n in range(9):
+            (tmp_path / f"raw/{name}/{n}.png").write_bytes(encode(make_picture(number)))
+    with pytest.raises(UserError, match=r"into val and test, of 18 .*duplicates counted as one"):
+        prepare("raw", duplicates="keep")
+
+
 def test_too_many_refusals_stop_the_stage_without_an_out(prepare: Prepare, tmp_path: Path) -> None:
     make_class_folder(tmp_path / "raw")
     (tmp_path / "raw/cat/bad.jpg").write_bytes(b"no")

@@ -100,7 +100,7 @@ def test_invalid_csv_rows_are_refused(tmp_path: Path) -> None:
             "label_column is 'labl'; its columns: file, kind, part, owner",
         ),
         (
-            {"split_column": "kind"},
+            {"split_column": "kind", "label_column": "part"},
             r"\['10', '9'\] in the column of splits; known: train, val, test",
         ),
     ],

@@ -45,6 +45,8 @@ def refusal(uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
         ("'http://host'", "a space or a quotation mark"),
         ("/data/mlruns", "write sqlite:////data/mlruns/mlflow.db"),
         ("file:///data/mlruns", "write sqlite:////data/mlruns/mlflow.db"),
+        ("mlflow.db", f"write sqlite:///{Path.cwd()}/mlflow.db"),
+        ("/data/mlflow.db", "write sqlite:////data/mlflow.db"),
         ("./mlruns", f"write sqlite:///{Path.cwd()}/mlruns/mlflow.db"),
         ("sqlite://mlflow.db", "names no file"),
         ("sqlite:///", "names no file"),
