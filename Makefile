@@ -32,7 +32,7 @@ setup: $(READY) ## create .venv and install exactly what requirements.lock names
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("Kiln runs on Python 3.11 to 3.13; $(PYTHON) is %d.%d. Name another: make setup PYTHON=python3.12" % v)'
-	@$(PYTHON) -c 'import shutil; print(f"setup: about to download 3.5 GB (macOS: 1 GB) into .venv, which takes 7 GB of disk (macOS: 3 GB); {shutil.disk_usage(chr(46)).free / 1e9:.0f} GB are free here. Two thirds of it is CUDA: docs/how-to/everyday.md has an installation without it")'
+	@$(PYTHON) -c 'import shutil; free = shutil.disk_usage(".").free / 1e9; print(f"setup: about to download 3.5 GB (macOS: 1 GB) into .venv, which takes 7 GB of disk (macOS: 3 GB); {free:.0f} GB are free here. Two thirds of it is CUDA: docs/how-to/everyday.md has an installation without it")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x "$(UV)" || { echo "setup: fetching uv"; awk '/^[^ #]/ {on = /^uv==/} on' requirements.lock > .venv/uv.lock && $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r .venv/uv.lock; }
 	@echo "setup: installing what requirements.lock names"

@@ -137,7 +137,7 @@ class Train(Section):
                 f"which does not divide the global_batch_size of {batch}"
             )
         count = self.num_micro_batches(model)
-        workers = max(self.num_workers.min, most or 1)
+        workers = max(self.worker_bounds(model))
         if count < workers:
             return (
                 f"micro_batch_size is {batch // count}: {count} in a global batch of {batch}, "
