@@ -91,7 +91,7 @@ def _parse(content: bytes, settings: CsvSource, location: str) -> pd.DataFrame:
             f"{location} is not an Excel file, whatever its name is; "
             "save it as .xlsx, or give it the extension of its content (.csv, .json)"
         )
-    if not content.strip():
+    if not content or content.isspace():
         raise UserError(f"{location} is empty; names of columns and one row per image are needed")
     if name.endswith((".json", ".jsonl", ".ndjson")):
         return read_json(content, settings, location)

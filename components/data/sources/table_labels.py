@@ -33,24 +33,7 @@ def select_columns(table: pd.DataFrame, settings: CsvSource, location: str) -> p
         UserError: a column is missing or ambiguous, a multi-hot column holds other values, or two
             labels differ in their spelling only.
     """
-    columns: dict[str, str | None] = {
-        "path_column": settings.path_column,
-        "split_column": settings.split_column,
-        "group_column": settings.group_column,
-    }
-    hot = settings.label_columns
-    if not hot:
-        columns["label_column"] = settings.label_column
-    elif isinstance(hot, list):
-        columns |= {f"label_columns[{n}]": name for n, name in enumerate(hot)}
-    positions = _find_columns(table, columns, location)
-    if hot == "auto":
-        others = set(range(table.shape[1])) - set(positions.values())
-        named = [position for position in sorted(others) if table.columns[position]]
-        positions |= {f"label_columns[{n}]": position for n, position in enumerate(named)}
-        _check_distinct([table.columns[position] for position in named], location)
-        if len(named) < 2:
-            raise UserError(f"{location}: label_columns: auto needs two columns of labels or more")
+    positions = _find_configured_columns(table, settings, location)
     cells: dict[str, pd.Series] = {
         key: table.iloc[:, n].str.strip() for key, n in positions.items()
     }
@@ -60,7 +43,7 @@ def select_columns(table: pd.DataFrame, settings: CsvSource, location: str) -> p
     if not filled.all():
         cells = {key: column.loc[filled] for key, column in cells.items()}
     blank = pd.Series("", index=cells["path_column"].index, dtype="str")
-    if hot:
+    if settings.label_columns:
         hot_cells = {
             str(table.columns[n]): cells[key]
             for key, n in positions.items()
@@ -80,6 +63,31 @@ def select_columns(table: pd.DataFrame, settings: CsvSource, location: str) -> p
             "several": several,
         }
     )
+
+
+def _find_configured_columns(
+    table: pd.DataFrame, settings: CsvSource, location: str
+) -> dict[str, int]:
+    """Return parameter -> position of its column; `label_columns[0]` and on for multi-hot ones."""
+    columns: dict[str, str | None] = {
+        "path_column": settings.path_column,
+        "split_column": settings.split_column,
+        "group_column": settings.group_column,
+    }
+    hot = settings.label_columns
+    if not hot:
+        columns["label_column"] = settings.label_column
+    elif isinstance(hot, list):
+        columns |= {f"label_columns[{n}]": name for n, name in enumerate(hot)}
+    positions = _find_columns(table, columns, location)
+    if hot == "auto":
+        others = set(range(table.shape[1])) - set(positions.values())
+        named = [position for position in sorted(others) if table.columns[position]]
+        positions |= {f"label_columns[{n}]": position for n, position in enumerate(named)}
+        _check_distinct([table.columns[position] for position in named], location)
+        if len(named) < 2:
+            raise UserError(f"{location}: label_columns: auto needs two columns of labels or more")
+    return positions
 
 
 def _find_rows(cells: dict[str, pd.Series], names: dict[str, str]) -> np.ndarray:

@@ -24,19 +24,21 @@ def describe_doubts(labels: pd.Series, groups: pd.Series, location: str) -> list
         groups: Group of each row, empty if there is none.
         location: Name of the table.
     """
-    names = set(labels.unique())
+    label_counts = labels.value_counts()
+    group_counts = groups.value_counts()
+    names = set(label_counts.index)
     notes = []
-    if shown := _count_rows(labels, filter(_is_placeholder, names)):
+    if shown := _count_rows(label_counts, filter(_is_placeholder, names)):
         notes.append(
             f"{location}: labels that may mean a missing value are taken as classes: {shown}; "
             "empty the cells if these rows have no label"
         )
-    if shown := _count_rows(labels, (name for name in names if _is_combined(name, names))):
+    if shown := _count_rows(label_counts, (name for name in names if _is_combined(name, names))):
         notes.append(
             f"{location}: labels that seem to be several in one are taken as classes of their own: "
             f"{shown}; remove the rows, or keep one label in each"
         )
-    if shown := _count_rows(groups, filter(_is_placeholder, groups.unique())):
+    if shown := _count_rows(group_counts, filter(_is_placeholder, group_counts.index)):
         notes.append(
             f"{location}: groups that may mean a missing value are taken as one group each, which "
             f"goes into one split: {shown}; empty the cells if these rows have no group"
@@ -44,9 +46,8 @@ def describe_doubts(labels: pd.Series, groups: pd.Series, location: str) -> list
     return notes
 
 
-def _count_rows(values: pd.Series, names: Iterable[str]) -> str:
+def _count_rows(counts: pd.Series, names: Iterable[str]) -> str:
     """Return names with the number of their rows, as a list for a message."""
-    counts = values.value_counts()
     return name_some([f"{name!r} ({counts[name]:,} rows)" for name in sorted(names)])
 
 

@@ -72,6 +72,14 @@ def read_delimited(content: bytes, settings: CsvSource, location: str) -> pd.Dat
         ) from None
     rows.index += 1 + header.skipped_lines
     rows = rows.iloc[1:].fillna("")
+    _check_lengths(rows, width, location)
+    del rows[width]
+    rows.columns = pd.Index([name.strip() for name in header.names])
+    return rows
+
+
+def _check_lengths(rows: pd.DataFrame, width: int, location: str) -> None:
+    """Raise `UserError` if rows have a value in the column `width`, which the header lacks."""
     too_long = rows.index[rows[width].str.strip() != ""]
     if len(too_long):
         every = len(too_long) == (rows != "").any(axis=1).sum()
@@ -82,9 +90,6 @@ def read_delimited(content: bytes, settings: CsvSource, location: str) -> pd.Dat
             f"{location}: row {too_long[0]} has more values than the header names columns "
             f"({width}), as {len(too_long):,} rows have; {advice}"
         )
-    del rows[width]
-    rows.columns = pd.Index([name.strip() for name in header.names])
-    return rows
 
 
 def read_json(content: bytes, settings: CsvSource, location: str) -> pd.DataFrame:
