@@ -156,7 +156,7 @@ class ImageSource(ABC):
     fixed_classes: bool = False
     # Classes that the source names but has no image of.
     empty_classes: Sequence[str] = ()
-    # What lies among the images and is not an image by name.
+    # Files and folders of the source that are not images, counted by kind.
     ignored: Sequence[IgnoredKind] = ()
     # Facts about the source that the user should see, such as the folder that was taken.
     notes: Sequence[str] = ()

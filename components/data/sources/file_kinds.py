@@ -51,7 +51,6 @@ _ISO_BRANDS = frozenset(
         *(b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"),
     ]
 )
-FOLDER_KIND = "folder without images"
 _MAX_EXAMPLES = 12
 _MAX_KINDS_SHOWN = 5
 _MAX_EXAMPLES_SHOWN = 2
@@ -109,7 +108,7 @@ def _name_kind(path: str) -> str:
     if is_skipped(name):
         return "hidden or system folder" if is_folder else "hidden or system file"
     if is_folder:
-        return FOLDER_KIND
+        return "folder without images"
     extension = get_extension(path)
     return f".{extension}" if extension else "without extension"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from components.data.sources.base import SPLITS
@@ -93,15 +93,18 @@ def get_split(name: str) -> str | None:
     return _SPLIT_NAMES.get(re.sub(r"[ _-]", "", name.lower()))
 
 
-def sort_by_split(splits: dict[str, str]) -> dict[str, str]:
-    """Return a mapping of names to splits in the order train, val, test."""
-    return dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
-
-
 def guess_split(name: str) -> str | None:
     """Return the split that a word of the name means, as in `seg_train`, `trainA`, `TestImages`."""
     words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     return next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), None)
+
+
+def find_splits(
+    names: Iterable[str], to_split: Callable[[str], str | None] = get_split
+) -> dict[str, str]:
+    """Return the names for which `to_split` gives a split -> split, in the order of SPLITS."""
+    splits = {name: split for name in names if (split := to_split(name))}
+    return dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
 
 
 def are_parts_of_a_set(names: Iterable[str]) -> bool:

@@ -163,11 +163,12 @@ def _find_layout(files: _SortedFiles, settings: ImageFolderSource) -> Layout:
 
 def _note_links(refused: Sequence[Refusal], layout: Layout) -> list[str]:
     """Return a note about links that lie beside the class folders, and may be meant as such."""
+    roots = {prefix.rstrip("/") for prefix in layout.roots}
     links = [
         refusal.path
         for refusal in refused
         if refusal.reason == "link"
-        and refusal.path.rpartition("/")[0] in {prefix.rstrip("/") for prefix in layout.roots}
+        and refusal.path.rpartition("/")[0] in roots
         and not has_image_name(refusal.path)
     ]
     return [f"links to folders are not followed: {name_some(links)}"] if links else []

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from components.data.sources.folder_nodes import (
     Folder,
     build_folders,
+    find_splits,
     get_split,
-    sort_by_split,
 )
 from components.data.sources.layout_checks import (
     Place,
@@ -57,7 +57,7 @@ def find_layout(image_paths: Iterable[str], place: Place, merge_subfolders: bool
     notes = []
     if top.path:
         notes.append(f"the classes are in {place.show(top.path)}, the only folder with images")
-    splits = sort_by_split({name: split for name in top.children if (split := get_split(name))})
+    splits = find_splits(top.children)
     if not splits:
         check_unnamed_splits(top, place)
         notes += check_class_names(top, place)

@@ -11,9 +11,9 @@ from components.data.sources.base import name_some
 from components.data.sources.folder_nodes import (
     Folder,
     are_parts_of_a_set,
+    find_splits,
     get_split,
     guess_split,
-    sort_by_split,
 )
 from components.errors import UserError
 
@@ -60,7 +60,7 @@ def explain_no_class_folder(top: Folder, place: Place) -> UserError:
 
 def check_unnamed_splits(top: Folder, place: Place) -> None:
     """Raise `UserError` if most folders are called like splits, such as `train_images`."""
-    guesses = sort_by_split({name: split for name in top.children if (split := guess_split(name))})
+    guesses = find_splits(top.children, guess_split)
     splits = set(guesses.values())
     if "train" in splits and len(splits) > 1 and 2 * len(guesses) >= len(top.children):
         raise UserError(
@@ -144,14 +144,15 @@ def _holds_splits(folder: Folder) -> bool:
 def check_classes_across_splits(by_split: dict[str, Folder], place: Place) -> None:
     """Raise `UserError` if val or test has a class that train lacks, or writes differently."""
     train = by_split["train"]
+    # Reversed: of several folders that differ only in case, the message names the first.
+    twins = {_fold(name): child for name, child in reversed(train.children.items())}
     for folder in by_split.values():
         missing = [name for name in folder.children if name not in train.children]
         if not missing:
             continue
         for name in missing:
-            for twin in train.children:
-                if _fold(twin) == _fold(name):
-                    raise UserError(_explain_twins(folder.children[name], train.children[twin]))
+            if twin := twins.get(_fold(name)):
+                raise UserError(_explain_twins(folder.children[name], twin))
         near = difflib.get_close_matches(missing[0], list(train.children), n=1)
         hint = f" (is {missing[0]} the class {near[0]}?)" if near else ""
         raise UserError(
@@ -172,8 +173,9 @@ def check_class_names(folder: Folder, place: Place) -> list[str]:
         alike[_fold(child.name)].append(child)
     notes = []
     for twins in alike.values():
-        if len({_normalize(twin.name) for twin in twins}) < len(twins):
-            same = Counter(_normalize(twin.name) for twin in twins).most_common(1)[0][0]
+        forms = Counter(_normalize(twin.name) for twin in twins)
+        same, number = forms.most_common(1)[0]
+        if number > 1:
             first, second, *_ = [twin for twin in twins if _normalize(twin.name) == same]
             raise UserError(_explain_twins(first, second))
         # Single letters are classes of their own in sets of characters.
@@ -259,7 +261,7 @@ def _question(top: Folder, branching: list[Folder], shared: list[str], place: Pl
     if shared:
         outer_names = name_some(_name_below(top, inner) for inner in branching)
         start = f"{where}: the folders {outer_names} hold the same folders: {name_some(shared)}. "
-        splits = sort_by_split({name: split for name in shared if (split := get_split(name))})
+        splits = find_splits(shared)
         if splits:
             inner = next(iter(splits))
             return (

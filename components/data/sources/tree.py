@@ -104,8 +104,8 @@ class LocalTree:
                 continue
             for item in items:
                 yield prefix, item
-                named_well = is_printable(item.name) and not is_skipped(item.name)
-                if named_well and item.is_dir(follow_symlinks=False):
+                is_folder = item.is_dir(follow_symlinks=False)
+                if is_folder and is_printable(item.name) and not is_skipped(item.name):
                     pending.append(f"{prefix}{item.name}/")
 
     def _resolve_link(self, path: str) -> FileInfo | Refusal:
