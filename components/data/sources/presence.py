@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from components.data.sources.archive import is_archive
 from components.data.sources.location import explain_missing, get_local_path, open_tree
 from components.errors import UserError
 from components.params import CsvSource, ImageFolderSource, Source, TorchvisionSource
@@ -19,7 +20,8 @@ def check_present(source: Source) -> None:
     """
     path = get_local_path(source.path)
     if path is None:
-        if isinstance(source, ImageFolderSource | CsvSource):
+        # An archive is a file; `unpack` reports one that cannot be read.
+        if isinstance(source, ImageFolderSource | CsvSource) and not is_archive(source.path):
             open_tree(source.path)
         return
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from pydantic import TypeAdapter
 
@@ -69,3 +70,9 @@ def test_folder_and_archive_are_accepted(raw: Path) -> None:
     (raw / "photos.zip").touch()
     check_present(make_source("raw"))
     check_present(make_source("raw/photos.zip"))
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "csv"])
+def test_archive_on_another_file_system_is_accepted(kind: str) -> None:
+    fsspec.filesystem("memory").pipe("/presence/photos.zip", b"an archive")
+    check_present(make_source("memory://presence/photos.zip", kind))
