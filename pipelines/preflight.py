@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from components import provenance
@@ -38,14 +38,15 @@ def run(models: Path) -> None:
     params = load_params()
     settings = params.train
     request = WorkerRequest(settings.num_workers.min, settings.cpus_per_worker)
+    connect = cache(store.connect)  # the receipts are read through the client of the check
     _run_checks(
         _check_version_control,
         partial(_check_raw_files, params.preprocess.source),
         partial(check_local_capacity, request, settings.device, settings.precision),
         check_cluster,
-        store.connect,
+        connect,
     )
-    _remove_stale_receipts(models)
+    _remove_stale_receipts(connect(), models)
 
 
 def _run_checks(*checks: Callable[[], object]) -> None:
@@ -62,8 +63,7 @@ def _run_checks(*checks: Callable[[], object]) -> None:
         raise UserError(problems[0])
 
 
-def _remove_stale_receipts(models: Path) -> None:
-    client = store.connect()
+def _remove_stale_receipts(client: store.MlflowClient, models: Path) -> None:
     for path in sorted(models.glob("*/receipt.json")):
         receipt = Receipt.read(path)
         versions = {v.version: v for v in model_versions.summarize(client, receipt.name)}

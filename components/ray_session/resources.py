@@ -102,9 +102,7 @@ def check_local_capacity(
                 "train.device is gpu, but torch finds no GPU on this machine; set device to auto, "
                 "which uses GPUs where there are enough, or RAY_ADDRESS to a cluster with GPUs"
             )
-        _check_fit(
-            replace(request, gpus=request.gpus or 1), [NodeCapacity("this machine", cores, gpus)]
-        )
+        _check_fit(_on_device(request, "gpu"), [NodeCapacity("this machine", cores, gpus)])
     elif precision == "fp16" and (device == "cpu" or not _count_local_gpus()):
         check_precision(precision, "cpu")
 
@@ -135,12 +133,12 @@ def choose_device(request: WorkerRequest, device: str) -> str:
             check, training could wait forever for resources.
     """
     nodes = _nodes()
-    with_gpu = replace(request, gpus=request.gpus or 1)
+    with_gpu = _on_device(request, "gpu")
     enough_gpus = _placeable_workers(with_gpu, nodes) >= request.workers
     if device == "gpu" or (device == "auto" and enough_gpus):
         _check_fit(with_gpu, nodes)
         return "gpu"
-    _check_fit(replace(request, gpus=0), nodes)
+    _check_fit(_on_device(request, "cpu"), nodes)
     return "cpu"
 
 
@@ -155,10 +153,14 @@ def choose_workers(request: WorkerRequest, device: str, num_micro_batches: int) 
         device: `cpu` or `gpu`, as `choose_device` returned it.
         num_micro_batches: the number of micro-batches of a global batch.
     """
-    gpus = (request.gpus or 1) if device == "gpu" else 0
-    room = _placeable_workers(replace(request, gpus=gpus), _nodes())
+    room = _placeable_workers(_on_device(request, device), _nodes())
     rounds = math.ceil(num_micro_batches / max(1, min(room, num_micro_batches)))
     return max(request.workers, math.ceil(num_micro_batches / rounds))
+
+
+def _on_device(request: WorkerRequest, device: str) -> WorkerRequest:
+    """Return the request for `cpu`, without GPUs, or for `gpu`, with one per worker by default."""
+    return replace(request, gpus=(request.gpus or 1) if device == "gpu" else 0)
 
 
 def _nodes() -> list[NodeCapacity]:

@@ -49,10 +49,7 @@ def uses_database_server() -> bool:
 
 def describe_user() -> str:
     """Return the user that a server sees, for messages."""
-    try:
-        name = os.environ.get("MLFLOW_TRACKING_USERNAME") or urlsplit(get_uri()).username
-    except ValueError:
-        name = None
+    name = os.environ.get("MLFLOW_TRACKING_USERNAME") or urlsplit(get_uri()).username
     return f"user {name!r}" if name else "an unnamed user (MLFLOW_TRACKING_USERNAME is not set)"
 
 
@@ -98,11 +95,10 @@ def check_address() -> None:
         return
     if scheme == "sqlite":
         _check_file(uri)
-    elif (uses_server() or uses_database_server()) and parts.hostname:
-        if uses_server():
-            _check_health(uri)
-        else:
-            _check_port(parts.hostname, port or _DATABASES[scheme])
+    elif uses_server() and parts.hostname:
+        _check_health(uri)
+    elif uses_database_server() and parts.hostname:
+        _check_port(parts.hostname, port or _DATABASES[scheme])
     else:
         raise make_error(_describe_form(uri, scheme))
 

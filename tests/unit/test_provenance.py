@@ -21,6 +21,11 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def run_git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=n", "-c", "user.email=n@localhost"]
+    subprocess.run(["git", *identity, *words], cwd=folder, check=True)
+
+
 def test_fingerprint_covers_the_listed_code_and_the_facts(tree: Path) -> None:
     code = ["components/training", "pipelines/train.py"]
     before = provenance.fingerprint(code, {"a": 1, "b": 2})
@@ -35,12 +40,9 @@ def test_fingerprint_covers_the_listed_code_and_the_facts(tree: Path) -> None:
 def test_git_state_ignores_dvc_lock_and_untracked_notes(tree: Path) -> None:
     assert provenance.git_state() == {"git.commit": "unknown", "git.dirty": "unknown"}
     (tree / "dvc.lock").write_text("1")
-    for words in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=n", "-c", "user.email=n@localhost", "commit", "-qm", "x"],
-    ):
-        subprocess.run(["git", *words], cwd=tree, check=True)
+    run_git(tree, "init", "-q")
+    run_git(tree, "add", "-A")
+    run_git(tree, "commit", "-qm", "start")
     assert len(provenance.git_state()["git.commit"]) == 40
     (tree / "dvc.lock").write_text("2")
     assert provenance.git_state()["git.dirty"] == "false"
@@ -51,11 +53,6 @@ def test_git_state_ignores_dvc_lock_and_untracked_notes(tree: Path) -> None:
     (tree / "components" / "new.py").unlink()
     (tree / "components" / "console.py").write_text("x = 1")
     assert provenance.git_state()["git.dirty"] == "true", "a tracked file has changed"
-
-
-def run_git(folder: Path, *words: str) -> None:
-    identity = ["-c", "user.name=n", "-c", "user.email=n@localhost"]
-    subprocess.run(["git", *identity, *words], cwd=folder, check=True)
 
 
 def test_unpacked_archive_needs_git_or_a_setting_of_dvc(tree: Path) -> None:

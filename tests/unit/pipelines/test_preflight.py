@@ -61,8 +61,8 @@ def test_cluster_that_does_not_answer_is_the_only_problem(
 
 
 def test_python_without_the_packages_is_one_message() -> None:
-    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})"]
-    command[-1] += "; import pipelines"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pipelines"
+    command = [sys.executable, "-I", "-S", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "run `make setup` once" in done.stderr
