@@ -1,4 +1,7 @@
-"""Class names in figures: fonts that have their characters, or else a spelling in ASCII."""
+"""Class names and images in figures.
+
+Class names need fonts that have their characters, or else a spelling in ASCII.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 
 _DEFAULT = "DejaVu Sans"  # comes with matplotlib
 # It comes with matplotlib too, and draws a box for every character.
 _PLACEHOLDERS = "Last Resort"
 _NORMAL_WEIGHT = 400
+
+
+def show_image(axis: Axes, pixels: np.ndarray) -> None:
+    """Draw one image, `uint8 (H, W, C)`; of more than three channels, the first three."""
+    axis.imshow(
+        pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3],
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from components.data.format.images import Images
 from components.evaluation.metrics import ECE_BINS, Metrics
-from components.figures import label_fonts
+from components.figures import label_fonts, show_image
 
 # With more classes, their names would overlap.
 _MAX_LABELLED_CLASSES = 25
@@ -126,12 +126,6 @@ def _plot_mistakes(
     for axis in axes:
         axis.set_axis_off()
     for axis, index in zip(axes, worst, strict=False):
-        pixels = images.pixels[index]
-        axis.imshow(
-            pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3],
-            cmap="gray",
-            vmin=0,
-            vmax=255,
-        )
+        show_image(axis, images.pixels[index])
         actual = classes[images.labels[index]]
         axis.set_title(f"{actual}\n{classes[predicted[index]]} {confidence[index]:.2f}", fontsize=7)

@@ -73,7 +73,7 @@ def test_caches_of_matplotlib_stay_in_the_checkout(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import components, matplotlib; print(matplotlib.get_cachedir())"],
         cwd=ROOT,
-        env=env | {"HOME": "/proc"},  # nobody can write there
+        env=env | {"HOME": "/proc"},  # a folder that not even root can write
         capture_output=True,
         text=True,
         check=True,

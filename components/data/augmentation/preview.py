@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from components.data.augmentation.offline import augment
 from components.data.format.images import Images
-from components.figures import label_fonts
+from components.figures import label_fonts, show_image
 from components.params import Augment
 
 _MAX_CLASSES = 20
@@ -60,20 +59,11 @@ def plot_preview(
         for row, name in enumerate(labels):
             for column, axis in enumerate(axes[row]):
                 index = row if column == 0 else len(first) + row * copies + column - 1
-                _show(axis, augmented.pixels[index])
+                show_image(axis, augmented.pixels[index])
+                axis.set_xticks([])
+                axis.set_yticks([])
                 if row == 0:
                     axis.set_title("original" if column == 0 else f"copy {column}", fontsize=8)
             axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         # By default the metadata names the version of matplotlib, which would change the bytes.
         figure.savefig(path, dpi=100, metadata={"Software": None})
-
-
-def _show(axis: Axes, pixels: np.ndarray) -> None:
-    axis.imshow(
-        pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3],
-        cmap="gray",
-        vmin=0,
-        vmax=255,
-    )
-    axis.set_xticks([])
-    axis.set_yticks([])

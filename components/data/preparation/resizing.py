@@ -93,25 +93,23 @@ def summarize_resizing(
     if mean <= _MAX_MEAN and not extreme:
         return ResizingSummary(text, [])
     counts = f"{extreme_images} {_MAX_SINGLE:.0%}: {extreme:,} of {len(used):,}"
-    better = _find_better_target(heights, widths, target)
-    if better and mean > _MAX_MEAN:
+    if mean > _MAX_MEAN and (better := _find_better_target(heights, widths, target, mean)):
         advice += f", and `preprocess.image_size: {[*better]}` is nearer to most pictures"
     return ResizingSummary(text, [f"{text}. {counts}; {advice}"])
 
 
 def _find_better_target(
-    heights: np.ndarray, widths: np.ndarray, target: tuple[int, int]
+    heights: np.ndarray, widths: np.ndarray, target: tuple[int, int], mean: float
 ) -> tuple[int, int] | None:
     """Return the pictures' median aspect ratio as a size of about the target's area.
 
-    None if it does not halve the mean mismatch, as when pictures are both upright and wide.
+    None if it does not halve the mean mismatch `mean`, as when pictures are both upright and wide.
     """
     ratio = float(np.median(heights / widths))
     area = math.prod(target)
     proposal = (_round_side(math.sqrt(area * ratio)), _round_side(math.sqrt(area / ratio)))
-    before = compute_mismatch(heights, widths, target).mean()
     after = compute_mismatch(heights, widths, proposal).mean()
-    return proposal if after < before / 2 else None
+    return proposal if after < mean / 2 else None
 
 
 def _round_side(length: float) -> int:

@@ -17,10 +17,10 @@ from components.data.preparation import decoder
 from components.data.preparation.conversion import DecodedImage
 from components.data.preparation.formats import load_codecs
 from components.data.preparation.rules import DecoderRules
-from components.data.preparation.sandbox import DecodeFailure, Sandbox
+from components.data.preparation.sandbox import DecodeFailure
 from tests.unit.data.hostile import encode, encode_animation, make_class_folder, make_picture
 from tests.unit.data.prepared import Prepare, read_quarantine, read_splits
-from tests.unit.data.test_sandbox import RULES
+from tests.unit.data.test_sandbox import RULES, decode_pixels, run_sandbox
 
 pillow_heif.register_heif_opener()  # So that Pillow writes HEIF.
 load_codecs()
@@ -55,23 +55,16 @@ def with_announced_size(data: bytes, width: int, height: int) -> bytes:
     return data.replace(announced, b"ispe" + struct.pack(">III", 0, width, height))
 
 
-def decode_pixels(data: bytes, rules: DecoderRules = RULES) -> np.ndarray:
-    return decoder.decode(data, rules._replace(image_size=None)).pixels
-
-
 def decode_in_sandbox(files: list[bytes], **rules: int | float) -> list[str]:
     """Return the format of each file, or the reason of its refusal."""
-    sandbox = Sandbox(RULES._replace(**rules))
-    outcomes = list(sandbox.decode(files))
-    sandbox.close()
-    return [outcome.format if isinstance(outcome, DecodedImage) else outcome.reason
-            for outcome in outcomes]  # fmt: skip
+    return [
+        outcome.format if isinstance(outcome, DecodedImage) else outcome.reason
+        for outcome in run_sandbox(RULES._replace(**rules), files)
+    ]
 
 
 def refuse(data: bytes, rules: DecoderRules = RULES) -> DecodeFailure:
-    sandbox = Sandbox(rules)
-    (outcome,) = sandbox.decode([data])
-    sandbox.close()
+    (outcome,) = run_sandbox(rules, [data])
     assert isinstance(outcome, DecodeFailure)
     return outcome
 

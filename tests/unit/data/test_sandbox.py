@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from components.data.preparation import decoder
 from components.data.preparation.conversion import DecodedImage
 from components.data.preparation.rules import DecoderRules
-from components.data.preparation.sandbox import Sandbox
+from components.data.preparation.sandbox import DecodeFailure, Sandbox
 from tests.unit.data.hostile import encode, make_huge_png, make_picture
 
 RULES = DecoderRules(
@@ -32,15 +32,20 @@ RULES = DecoderRules(
 GOOD = [encode(make_picture(n, 40), "JPEG") for n in range(5)]
 
 
-def decode_all(rules: DecoderRules, files: list[bytes]) -> list[str]:
-    """Decode files in a sandbox; return "ok" or the reason of the failure for each."""
+def run_sandbox(rules: DecoderRules, files: list[bytes]) -> list[DecodedImage | DecodeFailure]:
+    """Decode files in a new sandbox, which is closed afterwards."""
     sandbox = Sandbox(rules)
-    outcomes = [
-        "ok" if isinstance(outcome, DecodedImage) else outcome.reason
-        for outcome in sandbox.decode(files)
-    ]
+    outcomes = list(sandbox.decode(files))
     sandbox.close()
     return outcomes
+
+
+def decode_all(rules: DecoderRules, files: list[bytes]) -> list[str]:
+    """Decode files in a sandbox; return "ok" or the reason of the failure for each."""
+    return [
+        "ok" if isinstance(outcome, DecodedImage) else outcome.reason
+        for outcome in run_sandbox(rules, files)
+    ]
 
 
 def test_image_over_the_memory_limit_is_refused_alone() -> None:

@@ -50,17 +50,26 @@ def test_long_list_of_classes_is_cut_and_whole_in_the_report(
     assert "kind29 (3)</p>" in (out / "report.html").read_text()
 
 
+def write_patients(root: Path, per_class: int, per_patient: int) -> dict[str, str]:
+    """Write a class folder and its table `labels.csv`; return path -> patient.
+
+    Each patient has `per_patient` images of each class.
+    """
+    make_class_folder(root, per_class=per_class, size=8)
+    rows = [
+        (f"{label}/{n:03d}.jpg", label, f"patient {n // per_patient}")
+        for label in ("cat", "dog")
+        for n in range(per_class)
+    ]
+    table = pd.DataFrame(rows, columns=["path", "label", "patient"])
+    table.to_csv(root / "labels.csv", index=False)
+    return dict(zip(table["path"], table["patient"], strict=True))
+
+
 def test_groups_that_keep_a_class_from_its_shares_cause_a_warning(
     prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_class_folder(tmp_path / "raw", per_class=30, size=8)
-    rows = [
-        (f"{label}/{n:03d}.jpg", label, f"patient {n // 10}")
-        for label in ("cat", "dog")
-        for n in range(30)
-    ]
-    table = pd.DataFrame(rows, columns=["path", "label", "patient"])
-    table.to_csv(tmp_path / "raw/labels.csv", index=False)
+    write_patients(tmp_path / "raw", per_class=30, per_patient=10)
     prepare("raw", kind="csv", options={"group_column": "patient"})
     assert "cat (10 / 10 / 10), dog (10 / 10 / 10)" in capsys.readouterr().out
 
@@ -140,17 +149,10 @@ def test_empty_small_and_missing_classes_cause_warnings(
 
 
 def test_group_stays_in_one_split(prepare: Prepare, tmp_path: Path) -> None:
-    make_class_folder(tmp_path / "raw", per_class=90, size=8)
-    rows = [
-        (f"{label}/{n:03d}.jpg", label, f"patient {n // 3}")
-        for label in ("cat", "dog")
-        for n in range(90)
-    ]
-    table = pd.DataFrame(rows, columns=["path", "label", "patient"])
-    table.to_csv(tmp_path / "raw/labels.csv", index=False)
+    patients = write_patients(tmp_path / "raw", per_class=90, per_patient=3)
     splits = read_splits(prepare("raw", kind="csv", options={"group_column": "patient"}))
     splits_of_patient: dict[str, set[str]] = {}
-    for path, _, patient in rows:
+    for path, patient in patients.items():
         splits_of_patient.setdefault(patient, set()).add(splits[path])
     assert {len(names) for names in splits_of_patient.values()} == {1}
     assert set.union(*splits_of_patient.values()) == {"train", "val", "test"}
