@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 import fsspec
 
-from components.data.sources.base import Refusal, is_printable
+from components.data.sources.base import Refusal, escape_unprintable, is_printable
 from components.errors import UserError
 from components.params import Limits
 
@@ -113,11 +113,10 @@ def _check_member(member: _Member, folder: Path) -> Refusal | None:
         return None  # Folders are created with the first file in them.
     name = member.name
     path = PurePosixPath(name)
-    printable = is_printable(name)
-    shown = name if printable else ascii(name)[1:-1]
+    shown = escape_unprintable(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
         return Refusal(shown, "outside", "the member's path is absolute or leads upwards")
-    if not printable:
+    if not is_printable(name):
         return Refusal(shown, "name", "the name is not printable text")
     if not member.is_regular:
         return Refusal(shown, "not a file", "the member is a link or a device")

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.sources.base import ImageEntry, ImageSource, Refusal, is_printable
+from components.data.sources.base import ImageEntry, ImageSource, Refusal, escape_unprintable
 from components.data.sources.table import read_splits, separate_invalid, sort_class_names
 from components.data.sources.table_advice import describe_missing_files, find_lost_zeros
 from components.data.sources.table_file import read_table
@@ -125,7 +125,7 @@ def _separate_incomplete(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Refusa
     others = table[~complete]
     refused = []
     for number, path, several in zip(others.index, others["path"], others["several"], strict=True):
-        shown = path if is_printable(path) else ascii(path)[1:-1]
+        shown = escape_unprintable(path)
         if not path:
             refused.append(Refusal(f"row {number}", "no path"))
         else:

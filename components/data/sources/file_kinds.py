@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from components.data.sources.base import IgnoredKind, is_printable
+from components.data.sources.base import IgnoredKind, escape_unprintable
 
 
 def split_words(text: str) -> frozenset[str]:
@@ -97,7 +97,7 @@ def count_ignored(paths: Iterable[str]) -> list[IgnoredKind]:
         kind = _name_kind(path)
         counts[kind] += 1
         if len(examples[kind]) < _MAX_EXAMPLES:
-            examples[kind].append(path if is_printable(path) else ascii(path)[1:-1])
+            examples[kind].append(escape_unprintable(path))
     kinds = [IgnoredKind(kind, n, tuple(examples[kind])) for kind, n in counts.items()]
     return sorted(kinds, key=lambda kind: (-kind.number, kind.name))
 

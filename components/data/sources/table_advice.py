@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.sources.base import is_printable
+from components.data.sources.base import escape_unprintable
 from components.data.sources.table_paths import (
     NOT_FOUND,
     AmbiguousPathError,
@@ -62,7 +62,7 @@ def describe_missing_files(
         nearest = _find_nearest(tried, files) or "no file has a similar name"
         if nearest.casefold() == tried.casefold():
             nearest += " (capitals differ)"
-        shown = tried if is_printable(tried) else ascii(tried)[1:-1]
+        shown = escape_unprintable(tried)
         lines.append(f"  row {numbers[row]}: {shown} -> {nearest}")
     text = "Tried first -> nearest that exists:\n" + "\n".join(lines)
     proposal = _propose(paths, resolution, files)
