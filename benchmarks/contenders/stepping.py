@@ -52,19 +52,21 @@ def load_fashion_mnist(
     return describe_network(recipe, manifest, manifest), images, recipe
 
 
-def make_random_images(architecture: str, side: int, rows: int) -> tuple[Network, Images, Recipe]:
-    """Make random RGB images of ten classes, with a network and a recipe for them."""
+def make_random_images(
+    architecture: str, side: int, rows: int, *, channels: int = 3, crop_padding: int = 4
+) -> tuple[Network, Images, Recipe]:
+    """Make random images of ten classes, with a network and a recipe for them."""
     generator = torch.Generator().manual_seed(0)
-    shape = (rows, side, side, 3)
+    shape = (rows, side, side, channels)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator).numpy()
     labels = (torch.arange(rows) % 10).numpy()
-    recipe = make_recipe(architecture, flip=0.5, crop_padding=4)
+    recipe = make_recipe(architecture, flip=0.5, crop_padding=crop_padding)
     network = Network(
         architecture=architecture,
         width=None,
-        shape=(side, side, 3),
+        shape=(side, side, channels),
         classes=[str(n) for n in range(10)],
-        channels=Channels(mean=[128.0] * 3, std=[74.0] * 3),
+        channels=Channels(mean=[128.0] * channels, std=[74.0] * channels),
         stem=choose_stem(architecture, recipe.stem, side, side),
     )
     return network, Images(pixels, labels, [str(n) for n in range(rows)]), recipe
@@ -91,8 +93,10 @@ def make_stepper(
     *,
     constant_images: bool = False,
     device: torch.device = CPU,
+    precision: str = "auto",
+    cuda_graphs: bool = True,
 ) -> Stepper:
-    """Make a stepper as `components.training.loop.train` does, in the precision that it probes.
+    """Make a stepper as `components.training.loop.train` does; `auto` is the probe's precision.
 
     With `constant_images` every step gets the same images, which are fetched beforehand.
     """
@@ -106,12 +110,14 @@ def make_stepper(
         micro_batches=micro_batches,
         seed=0,
         device=device,
+        cuda_graphs=cuda_graphs,
     )
     prepare_process(device)
     torch.manual_seed(0)
     model = build(network).to(device).to(memory_format=torch.channels_last)
-    rows = torch.arange(global_batch // micro_batches)
-    precision = probe(model, store.fetch(rows), store.labels[rows].to(device)).precision
+    if precision == "auto":
+        rows = torch.arange(global_batch // micro_batches)
+        precision = probe(model, store.fetch(rows), store.labels[rows].to(device)).precision
     steps_per_epoch = -(-len(images) // global_batch)
     stepper = Stepper(config, TrainState(model, recipe, steps_per_epoch, precision))
     if constant_images:
@@ -128,6 +134,10 @@ class ConstantImages(Prefetcher):
     def __init__(self, store: ImageStore) -> None:
         super().__init__(store)
         self.images: dict[int, Tensor] = {}
+
+    @property
+    def resident(self) -> bool:
+        return False
 
     def get(self, key: Hashable, rows: Tensor) -> Tensor:  # noqa: ARG002
         count = len(rows)

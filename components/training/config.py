@@ -17,6 +17,7 @@ class LoopConfig:
     """Inputs of one training that stay the same in all of its steps.
 
     `global_batch` is in images. `micro_batches` is the number of parts of a global batch.
+    `cuda_graphs` allows CUDA graphs on a GPU; the result is the same without them.
     """
 
     network: Network
@@ -27,4 +28,14 @@ class LoopConfig:
     micro_batches: int
     seed: int
     device: torch.device
+    cuda_graphs: bool = True
     callback: TrainerCallback = field(default_factory=NullCallback)
+
+    @property
+    def max_unchecked_steps(self) -> int:
+        """Number of steps that may be made before the totals of an earlier one are looked at.
+
+        Waiting for the totals of the newest step would leave a GPU idle until the processor has
+        launched the next.
+        """
+        return int(self.device.type == "cuda")

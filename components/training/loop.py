@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from components.errors import UserError
 from components.models.architectures import build
 from components.models.classifier import Classifier
 from components.records.training import Epoch
@@ -64,11 +67,17 @@ def train(
             its last step, in its precision.
 
     Raises:
-        UserError: the loss or the gradient is not finite. The model is as before that step.
+        UserError: the loss or the gradient is not finite, or a GPU's memory is too small. No
+            checkpoint was saved with such a step.
         PeerLostError: another rank was lost.
     """
-    rank0 = _Rank0Output(config.callback)
     prepare_process(config.device)
+    with _explain_out_of_memory(config):
+        return _train(config, precision, resume)
+
+
+def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) -> TrainingOutcome:
+    rank0 = _Rank0Output(config.callback)
     torch.manual_seed(config.seed)
     model = build(config.network).to(config.device).to(memory_format=torch.channels_last)
     if resume is not None:
@@ -78,7 +87,9 @@ def train(
         precision = result.precision
         rank0.emit(result)
     steps_per_epoch = math.ceil(len(config.train) / config.global_batch)
-    state = TrainState(model, config.recipe, steps_per_epoch, precision)
+    state = TrainState(
+        model, config.recipe, steps_per_epoch, precision, cuda_graphs=config.cuda_graphs
+    )
     if resume is not None:
         state.load_state_dict(resume)
         rank0.emit(Resumed(state.epoch, state.step, list(state.history.epochs)))
@@ -96,6 +107,24 @@ def train(
     return outcome
 
 
+@contextmanager
+def _explain_out_of_memory(config: LoopConfig) -> Iterator[None]:
+    """Raise an error that says what to change when the memory of a GPU does not suffice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        height, width, channels = config.network.shape
+        images = -(-config.global_batch // config.micro_batches)
+        total = torch.cuda.get_device_properties(config.device).total_memory / 2**30
+        raise UserError(
+            f"{config.network.architecture}: the {total:.0f} GiB of "
+            f"{torch.cuda.get_device_name(config.device)} do not suffice for micro-batches of "
+            f"{images} images of {height} x {width} x {channels}; lower micro_batch_size in "
+            f"params.yaml (now {images}), and set train.images: disk if the images occupy the "
+            "memory"
+        ) from error
+
+
 class _Rank0Output:
     """Passes events and checkpoints to the callback on rank 0, and does nothing elsewhere."""
 
@@ -108,7 +137,8 @@ class _Rank0Output:
             self.callback.on_event(event)
 
     def save(self, state: TrainState, *, wait: bool) -> None:
-        if self.is_rank0:
+        # A step that is not finite ends the training, but may not have been noticed yet.
+        if self.is_rank0 and state.is_finite():
             self.callback.save_checkpoint(state.state_dict(), wait)
 
     def save_after_step(self, state: TrainState, totals: Totals) -> None:
@@ -138,8 +168,7 @@ def _train_epochs(config: LoopConfig, state: TrainState, rank0: _Rank0Output) ->
     while state.epoch <= epochs and not state.history.should_stop:
         progress.begin_epoch(state.epoch)
         for totals in stepper.train_epoch():
-            images_seen = min(state.step_in_epoch * config.global_batch, num_images)
-            progress.on_step(state.loss_sum / images_seen)
+            progress.on_step(lambda: _compute_mean_loss(config, state))
             config.callback.on_progress()
             rank0.save_after_step(state, totals)
             if totals.stop_requested:
@@ -152,6 +181,11 @@ def _train_epochs(config: LoopConfig, state: TrainState, rank0: _Rank0Output) ->
     if state.epoch <= epochs:
         rank0.emit(StoppedEarly(state.epoch - 1, state.history.epochs_without_improvement))
     return True
+
+
+def _compute_mean_loss(config: LoopConfig, state: TrainState) -> float:
+    """Return the mean loss of the epoch's images so far."""
+    return state.loss_sum / min(state.step_in_epoch * config.global_batch, len(config.train))
 
 
 def _end_epoch(config: LoopConfig, state: TrainState) -> Epoch:
@@ -170,6 +204,5 @@ def _end_epoch(config: LoopConfig, state: TrainState) -> Epoch:
         val_top1=val_top1,
     )
     state.history.add(epoch, state.copy_eval_weights)
-    state.loss_sum = 0.0
-    state.num_correct = 0
+    state.epoch_totals.zero_()
     return epoch

@@ -42,7 +42,7 @@ class MuonSGD(SGD):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         buffer = state["momentum_buffer"].mul_(momentum).add_(weight.grad)
-        weight.grad = orthogonalize(weight.grad.add(buffer, alpha=momentum))
+        weight.grad.copy_(orthogonalize(weight.grad.add(buffer, alpha=momentum)))
         weight.mul_(math.sqrt(len(weight)) / weight.norm())
 
 
@@ -75,11 +75,11 @@ def orthogonalize(filters: Tensor) -> Tensor:
     return product.reshape(len(rows), *filters.shape[2:], -1).movedim(-1, 1)
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> SGD:
+def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> SGD:
     """Return SGD with Nesterov momentum; with `recipe.muon`, convolutions follow Muon.
 
     Parameters of fewer than two dimensions (biases, batch norm) get no weight decay
-    (arXiv:1812.01187).
+    (arXiv:1812.01187). `fused` updates all weights of a group with one kernel, on a GPU.
 
     Raises:
         UserError: `recipe.muon` is set and the network has fewer batch norms than convolutions.
@@ -100,6 +100,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> SGD:
         "lr": recipe.learning_rate,
         "momentum": recipe.momentum,
         "nesterov": recipe.momentum > 0,
+        "fused": fused or None,  # False would also switch off kernels over several tensors
     }
     if recipe.muon is None:
         return SGD(groups, **options)

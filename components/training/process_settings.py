@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import torch
 
@@ -17,6 +18,9 @@ def prepare_process(device: torch.device) -> None:
 
     On a CPU an operation without a deterministic algorithm raises an error; elsewhere it warns.
     """
+    # Makes cuBLAS deterministic; read when it is first used
+    # (https://docs.nvidia.com/cuda/cublas/#results-reproducibility).
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # `torch.use_deterministic_algorithms` does the same and also imports torch.compile's settings,
     # which takes more than a second.
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")

@@ -47,8 +47,8 @@ class ProgressReporter:
         self.last_time = self.epoch_start_time
         self.last_step = self.step
 
-    def on_step(self, mean_loss: float) -> None:
-        """Count one step; `mean_loss` is the mean loss of the epoch so far."""
+    def on_step(self, get_mean_loss: Callable[[], float]) -> None:
+        """Count one step. `get_mean_loss` returns the mean loss of the epoch so far."""
         self.step += 1
         now = time.monotonic()
         if now - self.last_time < _INTERVAL_S:
@@ -59,7 +59,7 @@ class ProgressReporter:
             epoch=self.epoch,
             step=self.step,
             fraction_done=self.step / self.total_steps,
-            mean_loss=mean_loss,
+            mean_loss=get_mean_loss(),
             images_per_s=images / (now - self.last_time),
             seconds_left=seconds_per_step * (self.total_steps - self.step),
         )

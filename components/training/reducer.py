@@ -10,13 +10,15 @@ over a micro-batch ("ghost" batch norm, arXiv:1705.08741).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from components.training.collectives import get_rank_and_world_size, ordered_sum
+from components.training.cuda_graphs import GraphedFunction
 
 BATCH_NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -38,6 +40,32 @@ class Totals:
     preemption_pending: bool
     stop_requested: bool
     gradient_norm: float
+
+
+class PendingTotals:
+    """Totals that a device may still be computing.
+
+    Args:
+        values: `Totals` as one vector `(5,)` on the device.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.copied: torch.cuda.Event | None = None
+        if values.is_cuda:
+            # Copies into pinned memory are the only ones that do not wait for the device.
+            self.values = torch.empty(values.shape, pin_memory=True)
+            self.values.copy_(values, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+        else:
+            self.values = values.clone()
+
+    def wait(self) -> Totals:
+        """Return the totals as soon as the device has computed them."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        loss, correct, preemptions, stops, gradient_norm = self.values.tolist()
+        return Totals(loss, int(correct), preemptions > 0, stops > 0, gradient_norm)
 
 
 def partition_micro_batches(num_micro_batches: int, world: int) -> tuple[list[range], int]:
@@ -65,10 +93,11 @@ class Reducer:
             into it.
         reduced_bucket: `(L,)`, the sum over all micro-batches.
         scratch: `(S, L)`, this rank's partial sums.
+        totals: `(5,)`, the fields of `Totals` after the last `reduce`.
         statistics: batch-norm statistics after the last step.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, cuda_graphs: bool = True) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.batch_norms = [
             m for m in model.modules() if isinstance(m, BATCH_NORM_TYPES) and m.track_running_stats
@@ -90,8 +119,9 @@ class Reducer:
             self.local_bucket if self.world == 1 else torch.zeros(length, device=device)
         )
         self.scratch: Tensor = self.local_bucket.new_empty(0, length)
-        self.local_gradients = self._gradient_views(self.local_bucket)
+        self.totals: Tensor = torch.zeros(_NUM_SCALARS + 1, device=device)
         self.reduced_gradients = self._gradient_views(self.reduced_bucket)
+        self._finish = GraphedFunction(self._compute_totals, device, enabled=cuda_graphs)
         self.statistics = torch.cat(
             [torch.empty(0, device=device), *(s.flatten() for s in buffers)]
         )
@@ -128,11 +158,11 @@ class Reducer:
     def reduce(
         self,
         num_micro_batches: int,
-        compute: Callable[[int], Tensor],
+        compute: Callable[[int], None],
         *,
         preemption_pending: bool = False,
         stop_requested: bool = False,
-    ) -> Totals:
+    ) -> PendingTotals:
         """Compute this rank's micro-batches and sum the results over all micro-batches and ranks.
 
         Afterwards each parameter's `.grad` and the model's statistics are those of the whole global
@@ -140,9 +170,8 @@ class Reducer:
 
         Args:
             num_micro_batches: number of micro-batches of the global batch.
-            compute: called with the index of each micro-batch of this rank. Calls `backward` on the
-                micro-batch's part of the mean loss and returns its sums of losses and of correct
-                predictions, `(2,)`.
+            compute: called with the index of each micro-batch of this rank. Calls
+                `fill_bucket`.
             preemption_pending: this rank's node is about to be taken away.
             stop_requested: this rank was asked to stop.
         """
@@ -155,26 +184,24 @@ class Reducer:
             block_sum = self._sum_block(indices, compute)
             if slot.data_ptr() != block_sum.data_ptr():
                 slot.copy_(block_sum)
-        flags = torch.tensor(
-            [float(preemption_pending), float(stop_requested)], device=slots.device
-        )
         if owned[rank]:
-            slots[0, self.scalar_slice][2:] = flags
+            for flag, is_set in enumerate((preemption_pending, stop_requested)):
+                if is_set:
+                    slots[0, self.scalar_slice][2 + flag].fill_(1)
         ordered_sum(slots, owned, self.reduced_bucket)
         for p, view in zip(self.parameters, self.reduced_gradients, strict=True):
             p.grad = view
+        self._finish(constants=(num_micro_batches,))
+        return PendingTotals(self.totals)
+
+    def _compute_totals(self, num_micro_batches: int) -> Tensor:
+        """Compute the statistics and the totals from the reduced bucket."""
         torch.div(
             self.reduced_bucket[self.batch_norm_slice], num_micro_batches, out=self.statistics
         )
         self._reset_statistics()
-        return self._totals()
-
-    def _totals(self) -> Totals:
         norm = torch.linalg.vector_norm(self.reduced_bucket[: self.gradient_size])
-        # One transfer from the device for all five numbers.
-        scalars = torch.cat([self.reduced_bucket[self.scalar_slice], norm[None]])
-        loss, correct, preemptions, stops, gradient_norm = scalars.tolist()
-        return Totals(loss, int(correct), preemptions > 0, stops > 0, gradient_norm)
+        return torch.cat([self.reduced_bucket[self.scalar_slice], norm[None]], out=self.totals)
 
     def _slots(self, count: int, num_micro_batches: int) -> Tensor:
         """Return uninitialised vectors `(count, L)` for this rank's partial sums.
@@ -187,18 +214,23 @@ class Reducer:
             self.scratch = self.local_bucket.new_empty(count, len(self.local_bucket))
         return self.scratch[:count]
 
-    def scale_gradient(self, factor: float) -> None:
-        """Multiply the reduced gradient."""
+    @property
+    def gradient_norm(self) -> Tensor:
+        """Euclidean norm of the reduced gradient, `()`."""
+        return self.totals[-1]
+
+    def scale_gradient(self, factor: Tensor) -> None:
+        """Multiply the reduced gradient by `factor`, `()`."""
         self.reduced_bucket[: self.gradient_size].mul_(factor)
 
-    def _sum_block(self, indices: range, compute: Callable[[int], Tensor]) -> Tensor:
+    def _sum_block(self, indices: range, compute: Callable[[int], None]) -> Tensor:
         """Return the pairwise sum over an aligned block of micro-batches.
 
         At most log2 of their number of vectors are in memory at once.
         """
         sums: list[Tensor] = []
         for computed, i in enumerate(indices, 1):
-            self._compute(i, compute)
+            compute(i)
             if len(indices) == 1:
                 return self.local_bucket
             sums.append(self.local_bucket.clone())
@@ -213,12 +245,29 @@ class Reducer:
             sums[-1].add_(right)
         return sums[0]
 
-    def _compute(self, i: int, compute: Callable[[int], Tensor]) -> None:
-        """Fill `local_bucket` from micro-batch `i`."""
-        self.local_bucket[: self.gradient_size].zero_()
+    @contextmanager
+    def fill_bucket(self) -> Iterator[Tensor]:
+        """Fill `local_bucket` from one micro-batch.
+
+        The block calls `backward` on the micro-batch's part of the mean loss. It also fills the
+        yielded vector `(2,)` with the sums of losses and of correct predictions.
+        """
         self._reset_statistics()
-        for p, view in zip(self.parameters, self.local_gradients, strict=True):
-            p.grad = view
+        for p in self.parameters:
+            p.grad = None
         scalars = self.local_bucket[self.scalar_slice]
-        scalars[:2] = compute(i)
-        scalars[2:] = 0
+        scalars.zero_()
+        yield scalars[:2]
+        # One copy of all gradients. Adding each to its part of the bucket is slower on a GPU.
+        gradients = [_flatten(p, p.grad) for p in self.parameters]
+        torch.cat(gradients, out=self.local_bucket[: self.gradient_size])
+
+
+def _flatten(parameter: Tensor, gradient: Tensor | None) -> Tensor:
+    """Return a gradient as a vector, in the order in which the parameter lies in memory."""
+    if gradient is None:
+        gradient = torch.zeros_like(parameter)
+    is_channels_last = parameter.ndim == 4 and parameter.is_contiguous(
+        memory_format=torch.channels_last
+    )
+    return (gradient.permute(0, 2, 3, 1) if is_channels_last else gradient).reshape(-1)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from components.models.classifier import Classifier
 from components.params import Recipe
+from components.training.cuda_graphs import GraphedFunction
 from components.training.epoch_history import EpochHistory
 from components.training.optimizers import build_optimizer
 from components.training.reducer import Reducer
 from components.training.schedules import build_schedule
+from components.training.weight_average import WeightAverage
 
 
 class TrainState:
@@ -25,30 +27,41 @@ class TrainState:
 
     Attributes:
         step: optimiser steps done in all.
-        loss_sum: sum of the losses of the epoch's images so far.
-        num_correct: correct predictions among them.
+        epoch_totals: `float64 (5,)`, the sums of `Reducer.totals` over the epoch's steps so far.
         learning_rate: rate of the last step.
     """
 
     def __init__(
-        self, model: Classifier, recipe: Recipe, steps_per_epoch: int, precision: str
+        self,
+        model: Classifier,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        precision: str,
+        *,
+        cuda_graphs: bool = True,
     ) -> None:
         self.model = model
         self.precision = precision
         self.steps_per_epoch = steps_per_epoch
-        self.ema: AveragedModel | None = None
-        if recipe.ema_decay:
-            average = get_ema_multi_avg_fn(recipe.ema_decay)
-            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        self.reducer = Reducer(model)
-        self.optimizer = build_optimizer(model, recipe)
-        self.schedule = build_schedule(self.optimizer, recipe, steps_per_epoch)
+        self.clip_gradient_norm = recipe.clip_gradient_norm
+        self.ema = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
+        self.reducer = Reducer(model, cuda_graphs=cuda_graphs)
         device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        # The scaler would let a fused optimiser decide whether to skip a step, Muon's part too.
+        fused = device.type == "cuda" and not self.scaler.is_enabled()
+        self.optimizer = build_optimizer(model, recipe, fused=fused)
+        self.schedule = build_schedule(self.optimizer, recipe, steps_per_epoch)
+        num_groups = len(self.optimizer.param_groups) if fused else 0
+        self._learning_rates = torch.zeros(num_groups, device=device)
+        self._update_weights = GraphedFunction(
+            self._compute_update, device, enabled=cuda_graphs and fused
+        )
         self.history = EpochHistory(recipe.early_stopping)
         self.step = 0
-        self.loss_sum = 0.0
-        self.num_correct = 0
+        self.epoch_totals = torch.zeros(
+            len(self.reducer.totals), dtype=torch.float64, device=device
+        )
         self.learning_rate = 0.0
 
     @property
@@ -64,7 +77,27 @@ class TrainState:
     @property
     def eval_model(self) -> Classifier:
         """The model that is validated and kept: the weight average if there is one."""
-        return self.ema.module if self.ema is not None else self.model  # type: ignore[return-value]
+        return self.ema.model if self.ema is not None else self.model
+
+    @property
+    def loss_sum(self) -> float:
+        """Sum of the losses of the epoch's images so far."""
+        return float(self.epoch_totals[0])
+
+    @property
+    def num_correct(self) -> int:
+        """Correct predictions among them."""
+        return int(self.epoch_totals[1])
+
+    def is_finite(self) -> bool:
+        """Return whether losses and gradients of the epoch's steps were all finite."""
+        return self.accepts(*self.epoch_totals[[0, -1]].tolist())
+
+    def accepts(self, loss: float, gradient_norm: float) -> bool:
+        """Return whether a step with this loss and gradient may be made."""
+        # The gradient scaler of fp16 skips a step whose gradient is not finite.
+        gradient_finite = self.scaler.is_enabled() or math.isfinite(gradient_norm)
+        return math.isfinite(loss) and gradient_finite
 
     def copy_eval_weights(self) -> dict[str, Tensor]:
         """Return a copy of the state dict of `eval_model` on the CPU."""
@@ -85,8 +118,7 @@ class TrainState:
             {
                 "step": self.step,
                 "precision": self.precision,
-                "loss_sum": self.loss_sum,
-                "num_correct": self.num_correct,
+                "epoch_totals": self.epoch_totals,
                 "learning_rate": self.learning_rate,
                 "model": self.model.state_dict(),
                 "ema": self.ema.state_dict() if self.ema is not None else None,
@@ -101,8 +133,7 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, except the precision, which the caller passes on."""
         self.step = state["step"]
-        self.loss_sum = state["loss_sum"]
-        self.num_correct = state["num_correct"]
+        self.epoch_totals.copy_(state["epoch_totals"])
         self.learning_rate = state["learning_rate"]
         self.model.load_state_dict(state["model"])
         self.reducer.adopt_statistics()
@@ -116,12 +147,34 @@ class TrainState:
     def optimizer_step(self) -> None:
         """Update the weights, the schedule and the weight average from the reduced gradients."""
         self.learning_rate = float(self.schedule.get_last_lr()[0])
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if len(self._learning_rates):  # a captured update reads them from the device
+            rates = torch.tensor(self.schedule.get_last_lr(), dtype=torch.float32)
+            self._learning_rates.copy_(rates, non_blocking=True)
+        self._update_weights()
         self.schedule.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.num_updates += 1
         self.step += 1
+
+    def _compute_update(self) -> Tensor:
+        """Update the weights and the weight average, and return the epoch's totals."""
+        self.scaler.unscale_(self.optimizer)
+        if self.clip_gradient_norm:
+            norm = self.reducer.gradient_norm.double() / self.scaler.get_scale()
+            factor = (self.clip_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+            self.reducer.scale_gradient(factor)
+        groups = self.optimizer.param_groups
+        learning_rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, self._learning_rates, strict=False):
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        for group, learning_rate in zip(groups, learning_rates, strict=True):
+            group["lr"] = learning_rate
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.epoch_totals += self.reducer.totals
+        return self.epoch_totals
 
 
 def _copy_to_cpu(value: Any) -> Any:

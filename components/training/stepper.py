@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
@@ -15,12 +16,28 @@ from components.data.loading.sampling import sample_batches
 from components.errors import UserError
 from components.training.collectives import gather_objects, get_rank_and_world_size
 from components.training.config import LoopConfig
+from components.training.cuda_graphs import GraphedFunction
 from components.training.losses import Criterion
 from components.training.precision import autocast
-from components.training.reducer import Totals, partition_micro_batches
+from components.training.reducer import PendingTotals, Totals, partition_micro_batches
 from components.training.state import TrainState
 
 _MAX_IDS = 5
+
+
+@dataclass
+class _Step:
+    """A step that was computed but not yet looked at.
+
+    Attributes:
+        position: epoch and step, for messages.
+        losses: losses of the images `(B,)` of each micro-batch of this rank, by its index.
+    """
+
+    position: str
+    micro_batches: tuple[Tensor, ...]
+    losses: dict[int, Tensor]
+    totals: PendingTotals
 
 
 class Stepper:
@@ -43,9 +60,20 @@ class Stepper:
         if recipe.augment.mixup or recipe.augment.cutmix:
             self.mixer = Mixer(recipe.augment, num_classes)
         self.preemption_seen = False
+        self.unchecked: deque[_Step] = deque()
+        self._run_micro_batch = GraphedFunction(
+            self._compute_micro_batch, config.device, enabled=config.cuda_graphs
+        )
 
     def train_epoch(self) -> Iterator[Totals]:
-        """Train the rest of the current epoch; yield the totals of each step."""
+        """Train the rest of the current epoch; yield the totals of each step.
+
+        On a GPU they come one step late, while the next step is already being computed.
+
+        Raises:
+            UserError: the loss or the gradient of a step is not finite. On a CPU the step was not
+                made. On a GPU it was, and `TrainState.is_finite` is false.
+        """
         config = self.config
         state = self.state
         state.model.train()
@@ -56,14 +84,13 @@ class Stepper:
         )[state.step_in_epoch :]
         for rows, next_rows in zip_longest(batches, batches[1:]):
             try:
-                totals = self._step(self._split(rows), self._split(next_rows))
+                checked = self._step(self._split(rows), self._split(next_rows))
             except Exception as error:
                 error.add_note(f"({self._position()})")
                 raise
-            self.preemption_seen = self.preemption_seen or totals.preemption_pending
-            state.loss_sum += totals.loss
-            state.num_correct += totals.correct
-            yield totals
+            yield from checked
+        while self.unchecked:
+            yield self._check_oldest()
 
     def _position(self) -> str:
         """Return the epoch and the step that comes next, for messages."""
@@ -82,8 +109,12 @@ class Stepper:
 
     def _step(
         self, micro_batches: tuple[Tensor, ...], next_micro_batches: tuple[Tensor, ...]
-    ) -> Totals:
-        """Make one step on `micro_batches`, and prefetch the images of the next step."""
+    ) -> list[Totals]:
+        """Make one step on `micro_batches`, and prefetch the images of the next step.
+
+        Returns:
+            The totals of the steps that were checked meanwhile.
+        """
         config = self.config
         state = self.state
         config.callback.on_step_begin(state.step)
@@ -91,9 +122,8 @@ class Stepper:
         batch_size = sum(map(len, micro_batches))
         losses: dict[int, Tensor] = {}
 
-        def compute(i: int) -> Tensor:
-            losses[i], correct = self._backward(i, micro_batches[i], batch_size)
-            return torch.stack([losses[i].sum(), correct])
+        def compute(i: int) -> None:
+            losses[i] = self._compute_losses(i, micro_batches[i], batch_size)
 
         totals = state.reducer.reduce(
             len(micro_batches),
@@ -101,16 +131,22 @@ class Stepper:
             preemption_pending=not self.preemption_seen and config.callback.preemption_pending(),
             stop_requested=config.callback.stop_requested(),
         )
-        # The gradient scaler of fp16 skips a step whose gradient is not finite.
-        gradient_finite = state.scaler.is_enabled() or math.isfinite(totals.gradient_norm)
-        if not (math.isfinite(totals.loss) and gradient_finite):
-            raise UserError(self._describe_divergence(totals, micro_batches, losses))
-        state.scaler.unscale_(state.optimizer)
-        if config.recipe.clip_gradient_norm:
-            norm = totals.gradient_norm / state.scaler.get_scale()
-            factor = min(1.0, config.recipe.clip_gradient_norm / (norm + 1e-6))
-            state.reducer.scale_gradient(factor)
+        self.unchecked.append(_Step(self._position(), micro_batches, losses, totals))
+        checked = []
+        while len(self.unchecked) > config.max_unchecked_steps:
+            checked.append(self._check_oldest())
         state.optimizer_step()
+        return checked
+
+    def _check_oldest(self) -> Totals:
+        """Return the totals of the oldest unchecked step; raise `UserError` if it diverged."""
+        step = self.unchecked.popleft()
+        totals = step.totals.wait()
+        if not self.state.accepts(totals.loss, totals.gradient_norm):
+            raise UserError(self._describe_divergence(step, totals))
+        if totals.preemption_pending and self.preemption_seen:
+            return replace(totals, preemption_pending=False)
+        self.preemption_seen = self.preemption_seen or totals.preemption_pending
         return totals
 
     def _prefetch(self, micro_batches: tuple[Tensor, ...]) -> None:
@@ -120,36 +156,64 @@ class Stepper:
         for i in ranges[rank]:
             self.prefetcher.submit((self.state.step + 1, i), micro_batches[i])
 
-    def _backward(self, i: int, rows: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Add the gradient of micro-batch `i` to the parameters' `.grad`.
+    def _compute_losses(self, i: int, rows: Tensor, batch_size: int) -> Tensor:
+        """Fill the reducer's bucket from micro-batch `i`; return its losses `(B,)`."""
+        config = self.config
+        inputs = [rows]
+        if not self.prefetcher.resident or self.mixer:
+            inputs.append(self.prefetcher.get((self.state.step, i), rows))
+        # The random numbers of mixing and dropout belong to the micro-batch, not to the rank.
+        torch.manual_seed((config.seed << 32) ^ (self.state.step << 12) ^ i)
+        if self.mixer:
+            on_device = rows.to(config.device, non_blocking=True)
+            images = self.augmenter.augment(inputs.pop(), on_device)
+            inputs += self.mixer(images, self.labels[on_device])
+        return self._run_micro_batch(*inputs, constants=(batch_size,)).clone()
 
-        Returns:
-            The losses of the images, `(B,)`, and the number of correct predictions.
+    def _compute_micro_batch(
+        self,
+        batch_size: int,
+        rows: Tensor,
+        images: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Fill the reducer's bucket from the images of `rows`; return their losses `(B,)`.
+
+        Args:
+            batch_size: images of the whole global batch.
+            rows: rows of the micro-batch.
+            images: the images; None fetches them.
+            targets: class probabilities of images that are already augmented and mixed; None
+                augments the images.
         """
         config = self.config
         state = self.state
-        images = self.augmenter.augment(self.prefetcher.get((state.step, i), rows), rows)
-        labels = self.labels[rows.to(config.device)]
-        # The random numbers of mixing and dropout belong to the micro-batch, not to the rank.
-        torch.manual_seed((config.seed << 32) ^ (state.step << 12) ^ i)
-        mixed, targets = self.mixer(images, labels) if self.mixer else (images, labels)
-        with autocast(config.device, state.precision):
-            logits = state.model(mixed)
-        loss = self.criterion(logits.float(), targets)
-        state.scaler.scale(loss.sum() / batch_size).backward()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        rows = rows.to(config.device, non_blocking=True)
+        labels = self.labels[rows]
+        if images is None:
+            images = config.train.fetch(rows)
+        if targets is None:
+            images = self.augmenter.augment(images, rows)
+            targets = labels
+        with state.reducer.fill_bucket() as sums:
+            with autocast(config.device, state.precision):
+                logits = state.model(images)
+            losses = self.criterion(logits.float(), targets)
+            loss = losses.sum()
+            state.scaler.scale(loss / batch_size).backward()
+            correct = (logits.detach().argmax(1) == labels).sum()
+            torch.stack([loss.detach(), correct], out=sums)
+        return losses.detach()
 
-    def _describe_divergence(
-        self, totals: Totals, micro_batches: tuple[Tensor, ...], losses: dict[int, Tensor]
-    ) -> str:
+    def _describe_divergence(self, step: _Step, totals: Totals) -> str:
         """Return the message for a loss or gradient that is not finite. Every rank calls it.
 
         It names the first images with such a loss, and the ranks that computed them.
         """
         rows = [
             row
-            for i, loss in losses.items()
-            for row in micro_batches[i][~loss.isfinite().cpu()].tolist()
+            for i, losses in step.losses.items()
+            for row in step.micro_batches[i][~losses.isfinite().cpu()].tolist()
         ]
         ids = self.config.train.fetch_ids(rows[:_MAX_IDS])
         causes = []
@@ -163,6 +227,6 @@ class Stepper:
         else:
             problem = f"the norm of the gradient is {totals.gradient_norm}"
         return (
-            f"{self._position()}: {problem}; the step was not made. "
+            f"{step.position}: {problem}; training stopped and nothing of that step was saved. "
             "Lower learning_rate, lengthen warmup_epochs or set clip_gradient_norm in params.yaml"
         )

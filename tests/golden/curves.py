@@ -45,8 +45,9 @@ class LossRecorder(NullCallback):
 
     def save_checkpoint(self, state: dict[str, Any], wait: bool) -> None:
         # The sum is 0 before the first step and again after the epoch.
-        if state["loss_sum"]:
-            self.sums.append(state["loss_sum"])
+        loss_sum = float(state["epoch_totals"][0])
+        if loss_sum:
+            self.sums.append(loss_sum)
 
 
 def compute_curve(architecture: str) -> list[float]:

@@ -65,7 +65,7 @@ class InMemoryImages:
         return len(self.labels)
 
     def fetch(self, rows: Tensor) -> Tensor:
-        return self.pixels[rows.to(self.pixels.device)]
+        return self.pixels[rows.to(self.pixels.device, non_blocking=True)]
 
     def fetch_ids(self, rows: list[int]) -> list[str]:
         return [self.ids[row] for row in rows]
@@ -89,18 +89,32 @@ class DiskImages:
         self.shape: tuple[int, ...] = self.manifest.shape
         self.image_bytes = int(np.prod(self.shape))
         self.file = ensure_pixel_file(folder, self.manifest, cache, on_progress).open("rb")
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def fetch(self, rows: Tensor) -> Tensor:
-        images = np.empty((len(rows), self.image_bytes), np.uint8)
+        on_gpu = self.device.type == "cuda"
+        images = torch.empty((len(rows), *self.shape), dtype=torch.uint8, pin_memory=on_gpu)
+        buffer = images.numpy().reshape(len(rows), self.image_bytes)
         # Reading in the order of the file means fewer seeks on a rotating disk.
         for index in np.argsort(rows.numpy()):
             offset = int(rows[index]) * self.image_bytes
-            if os.preadv(self.file.fileno(), [images[index]], offset) != self.image_bytes:
+            if os.preadv(self.file.fileno(), [buffer[index]], offset) != self.image_bytes:
                 raise UserError(f"{self.file.name} was cut short; remove it and run this again")
-        return torch.from_numpy(images.reshape(len(rows), *self.shape)).to(self.device)
+        return self._copy_beside_computation(images) if on_gpu else images
+
+    def _copy_beside_computation(self, images: Tensor) -> Tensor:
+        """Return a copy on the GPU, made while the GPU computes what it was given before."""
+        user = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self.stream):
+            copied = images.to(self.device, non_blocking=True)
+        # Its memory must not be reused before the user's stream is through with it.
+        copied.record_stream(user)
+        self.stream.synchronize()
+        return copied
 
     def fetch_ids(self, rows: list[int]) -> list[str]:
         """Return the ids of `rows`; reads the whole split, since ids are only in the shards."""
@@ -204,6 +218,11 @@ class Prefetcher:
         self.store = store
         self.reader = ThreadPoolExecutor(1, "images") if isinstance(store, DiskImages) else None
         self.pending: dict[Hashable, Future[Tensor]] = {}
+
+    @property
+    def resident(self) -> bool:
+        """Whether all images are in the device's memory."""
+        return isinstance(self.store, InMemoryImages)
 
     def submit(self, key: Hashable, rows: Tensor) -> None:
         """Start to read the images of `rows`, unless `key` is already pending."""

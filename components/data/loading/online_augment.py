@@ -35,24 +35,33 @@ class Augmenter:
         self.size = size
         self.settings = settings
         self.fill = fill
+        # The same tensors in all epochs: a CUDA graph reads them at their addresses.
+        self.top, self.left, self.erase_y, self.erase_x = (
+            torch.zeros(rows, dtype=torch.int64, device=fill.device) for _ in range(4)
+        )
+        self.flip = torch.zeros(rows, dtype=torch.bool, device=fill.device)
 
     def begin_epoch(self, seed: int, epoch: int) -> None:
         """Draw the parameters of one epoch for every row."""
         height, width = self.size
+        # Drawn on the CPU, so that they are the same on every kind of device.
         generator = make_epoch_generator(seed, epoch, 1)
 
         def draw_integers(stop: int) -> Tensor:
             return torch.randint(stop, (self.rows,), generator=generator)
 
         # The order of the draws is part of the reproducible result.
-        self.top = draw_integers(2 * self.settings.crop_padding + 1)
-        self.left = draw_integers(2 * self.settings.crop_padding + 1)
-        self.flip = torch.rand(self.rows, generator=generator) < self.settings.flip
-        self.erase_y = draw_integers(height)
-        self.erase_x = draw_integers(width)
+        self.top.copy_(draw_integers(2 * self.settings.crop_padding + 1))
+        self.left.copy_(draw_integers(2 * self.settings.crop_padding + 1))
+        self.flip.copy_(torch.rand(self.rows, generator=generator) < self.settings.flip)
+        self.erase_y.copy_(draw_integers(height))
+        self.erase_x.copy_(draw_integers(width))
 
     def augment(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Return the images of `rows`, `uint8 (B, H, W, C)`, augmented for the current epoch."""
+        """Return the images of `rows`, `uint8 (B, H, W, C)`, augmented for the current epoch.
+
+        Both are on the device of `fill`.
+        """
         settings = self.settings
         device = images.device
         height, width = self.size
@@ -60,22 +69,23 @@ class Augmenter:
             return images
         if settings.crop_padding:
             images = torch.nn.functional.pad(images, (0, 0) + (settings.crop_padding,) * 4)
-        x = torch.arange(width).expand(len(rows), width)
+        x = torch.arange(width, device=device).expand(len(rows), width)
         x = torch.where(self.flip[rows, None], width - 1 - x, x)
-        x = (x + self.left[rows, None]).to(device)
-        y = (torch.arange(height) + self.top[rows, None]).to(device)
+        x = x + self.left[rows, None]
+        y = torch.arange(height, device=device) + self.top[rows, None]
         batch = torch.arange(len(rows), device=device)
         images = images[batch[:, None, None], y[:, :, None], x[:, None, :]]
         if settings.erase:
-            mask_y = _mask_squares(torch.arange(height), self.erase_y[rows], settings.erase)
-            mask_x = _mask_squares(torch.arange(width), self.erase_x[rows], settings.erase)
-            mask = (mask_y[:, :, None] & mask_x[:, None, :]).to(device)
+            mask_y = _mask_squares(height, self.erase_y[rows], settings.erase)
+            mask_x = _mask_squares(width, self.erase_x[rows], settings.erase)
+            mask = mask_y[:, :, None] & mask_x[:, None, :]
             images = torch.where(mask[..., None], self.fill, images)
         return images
 
 
-def _mask_squares(positions: Tensor, centres: Tensor, side: int) -> Tensor:
-    """Return a mask `bool (B, P)` of the positions within `side` pixels around each centre."""
+def _mask_squares(length: int, centres: Tensor, side: int) -> Tensor:
+    """Return a mask `bool (B, length)` of the `side` positions around each centre."""
+    positions = torch.arange(length, device=centres.device)
     start = centres[:, None] - side // 2
     return (positions >= start) & (positions < start + side)
 

@@ -15,6 +15,7 @@ from components.data.loading.image_stores import open_image_store
 from components.errors import UserError
 from components.models.architectures import build
 from components.training import loop
+from components.training.config import LoopConfig
 from components.training.events import EpochFinished, PrecisionProbed, TrainingWarning
 from components.training.validation import validate
 from tests.conftest import make_images
@@ -100,7 +101,7 @@ def test_average_weights_are_validated_and_kept() -> None:
     outcome = train(epochs=1, ema_decay=0.5, callback=recorder)
     state = recorder.checkpoints[STEPS_PER_EPOCH]
     kept = outcome.weights["network.0.weight"]
-    assert torch.equal(kept, state["ema"]["module.network.0.weight"])
+    assert torch.equal(kept, state["ema"]["model"]["network.0.weight"])
     assert not torch.equal(kept, state["model"]["network.0.weight"])
     model = build(NETWORK)
     model.load_state_dict(outcome.weights)
@@ -128,7 +129,7 @@ def test_long_gradient_is_clipped_to_its_norm() -> None:
 
 def test_loss_that_is_not_finite_ends_training_before_the_step() -> None:
     recorder = Recorder()
-    with pytest.raises(UserError, match=r"epoch 1, step [2-8] of 8: .* the step was not made"):
+    with pytest.raises(UserError, match=r"step [2-8] of 8: .* nothing of that step was saved"):
         train(learning_rate=1e30, warmup_epochs=0, callback=recorder)
     for state in recorder.checkpoints.values():
         assert all(torch.isfinite(value).all() for value in state["model"].values())
@@ -146,6 +147,51 @@ def test_pending_preemption_saves_a_checkpoint_once_with_a_warning() -> None:
     assert [event.text for event in warnings] == [
         "a machine is about to leave: the state after step 3 is safe"
     ]
+
+
+class CheckedLate(LoopConfig):
+    """Looks at the totals of a step while the next is computed, as on a GPU."""
+
+    max_unchecked_steps = 1
+
+
+def train_checked_late(resume: dict[str, Any] | None = None, **values: Any) -> loop.TrainingOutcome:
+    config = make_config(**values)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return loop.train(CheckedLate(**fields), precision="fp32", resume=resume)
+
+
+def test_checking_steps_late_changes_no_result() -> None:
+    values: dict[str, Any] = {
+        "micro_batches": 2,
+        "ema_decay": 0.9,
+        "clip_gradient_norm": 0.5,
+    }
+    recorder = Recorder()
+    assert result_of(train_checked_late(callback=recorder, **values)) == result_of(train(**values))
+    resumed = train_checked_late(resume=recorder.checkpoints[STEPS_PER_EPOCH + 3], **values)
+    assert result_of(resumed) == result_of(train(**values))
+
+
+def test_loss_found_late_not_to_be_finite_is_in_no_checkpoint() -> None:
+    recorder = Recorder()
+    with pytest.raises(UserError, match=r"epoch 1, step [2-8] of 8: .* nothing of that step"):
+        train_checked_late(learning_rate=1e30, warmup_epochs=0, callback=recorder)
+    assert recorder.checkpoints
+    for state in recorder.checkpoints.values():
+        assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_preemption_and_stop_that_are_seen_late() -> None:
+    class PreemptedAtStep3(Recorder):
+        def preemption_pending(self) -> bool:
+            return len(self.steps_begun) >= 3
+
+    recorder = PreemptedAtStep3(every=1000, stop_after=6)
+    outcome = train_checked_late(epochs=1, callback=recorder)
+    assert (outcome.stopped_at_step, list(recorder.checkpoints)) == (7, [0, 4, 7])
+    resumed = train_checked_late(epochs=1, resume=recorder.checkpoints[7])
+    assert result_of(resumed) == result_of(train(epochs=1))
 
 
 def test_auto_precision_is_probed_and_kept_by_a_resume() -> None:

@@ -15,7 +15,7 @@ def test_progress_is_reported_once_a_second(monkeypatch: pytest.MonkeyPatch) -> 
     reporter.begin_epoch(2)
     for _ in range(5):
         now += 0.5
-        reporter.on_step(1.25)
+        reporter.on_step(lambda: 1.25)
     assert [event.step for event in events] == [12, 14]
     assert events[-1] == StepProgress(
         epoch=2,

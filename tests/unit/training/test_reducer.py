@@ -20,13 +20,17 @@ def test_micro_batches_add_up_to_the_gradient_of_the_global_batch() -> None:
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 3))
         parts = torch.arange(22).tensor_split(num_micro_batches)
 
-        def compute(i: int) -> Tensor:
-            rows = parts[i]
-            loss = F.cross_entropy(model(pixels[rows]), labels[rows], reduction="sum")
-            (loss / 22).backward()
-            return torch.stack([loss.detach(), torch.tensor(float(len(rows)))])
+        reducer = Reducer(model)
 
-        totals = Reducer(model).reduce(num_micro_batches, compute)
+        def compute(i: int) -> None:
+            rows = parts[i]
+            with reducer.fill_bucket() as sums:
+                loss = F.cross_entropy(model(pixels[rows]), labels[rows], reduction="sum")
+                (loss / 22).backward()
+                sums[0] = loss.detach()
+                sums[1] = len(rows)
+
+        totals = reducer.reduce(num_micro_batches, compute).wait()
         assert totals.correct == 22
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
