@@ -22,15 +22,13 @@ from components.paths import ROOT
 THEMES = ("throughput", "time_to_accuracy", "step", "start", "folders")
 ON_DEMAND = ("accuracy", "first_hour", "ray", "record")
 """Long themes, which run only when they are named."""
-ON_GPU = ("gpu",)
-"""Themes that also run by default on a machine with a GPU."""
 RESULTS = ROOT / "benchmarks" / "results"
 _MAX_IDLE_WAIT_S = 240
 
 
 def main() -> None:
     args = _parse_arguments()
-    known = THEMES + ON_DEMAND + ON_GPU
+    known = THEMES + ON_DEMAND
     unknown = [name for name in args.themes if name not in known]
     if unknown:
         raise UserError(f"no such theme: {', '.join(unknown)}; there are {', '.join(known)}")
@@ -48,7 +46,7 @@ def main() -> None:
         settings = Settings(
             args.repeats, args.smoke, Path(scratch), args.rows, args.epochs, args.network
         )
-        for name in args.themes or _default_themes():
+        for name in args.themes or THEMES:
             theme: Theme = importlib.import_module(f"benchmarks.themes.{name}").theme(settings)
             load = os.getloadavg()[0] if args.smoke else _wait_until_idle()
             measurements = measure(theme, settings, echo)
@@ -59,13 +57,6 @@ def main() -> None:
             _write_report(theme, measurements, context, args.out)
     if failed:
         sys.exit(1)
-
-
-def _default_themes() -> tuple[str, ...]:
-    if machine.gpu_name():
-        return THEMES + ON_GPU
-    echo(f"{', '.join(ON_GPU)}: SKIPPED: no GPU on this machine")
-    return THEMES
 
 
 def _wait_until_idle() -> float:
@@ -84,7 +75,7 @@ def _write_report(
     theme: Theme, measurements: Measurements, context: report.Context, folder: Path
 ) -> None:
     """Write the theme's results into `folder` and print the table of its targets."""
-    name = f"{theme.name}_{machine.machine_slug(theme.gpu)}_{context.time:%Y%m}"
+    name = f"{theme.name}_{machine.machine_slug()}_{context.time:%Y%m}"
     if context.smoke:
         name += "_smoke"
     paths = report.write(theme, measurements, context, folder / name)
@@ -102,8 +93,7 @@ def _parse_arguments() -> argparse.Namespace:
         "themes",
         nargs="*",
         metavar="THEME",
-        help=f"of {', '.join(THEMES)} (these if none is named, and on a GPU {', '.join(ON_GPU)}) "
-        f"and {', '.join(ON_DEMAND)}",
+        help=f"of {', '.join(THEMES)} (these if none is named) and {', '.join(ON_DEMAND)}",
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     parser.add_argument(

@@ -54,8 +54,8 @@ def gpu_name() -> str:
     return name
 
 
-def machine_slug(of_gpu: bool = False) -> str:
-    """Return a name of the machine for file names: `2x-amd-epyc`, or the name of its GPU."""
-    name = (of_gpu and gpu_name()) or f"{joblib.cpu_count()}x {provenance.cpu_model()}"
+def machine_slug() -> str:
+    """Return a name of the machine for file names: `2x-amd-epyc`."""
+    name = f"{joblib.cpu_count()}x {provenance.cpu_model()}"
     words = re.sub(r"\((r|tm)\)|processor|cpu|@.*", " ", name.lower())
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")

@@ -86,7 +86,7 @@ class Theme:
 
     `metric` comes first in the table and is shown in the picture. `conditions` describe what all
     cases have in common. `unmeasured` lists targets that this theme cannot measure, each with the
-    reason. A theme with `gpu` runs on a GPU, and its results are named after it.
+    reason.
     """
 
     name: str
@@ -97,7 +97,6 @@ class Theme:
     targets: list[Target]
     conditions: list[str]
     unmeasured: list[str] = field(default_factory=list)
-    gpu: bool = False
 
 
 @dataclass(frozen=True)

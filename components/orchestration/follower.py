@@ -88,9 +88,8 @@ class Follower(ProgressBar):
         self.run.log_epoch(row, {"images_per_s": event.images_per_s})
 
     def _show_probe(self, event: PrecisionProbed) -> None:
-        self._echo(
-            f"precision {event.precision} (bf16 measured {event.speedup:.2f}x as fast as fp32, "
-            f"gradients agree to {event.cosine:.4f})"
-        )
+        measured = f"bf16 measured {event.speedup:.2f}x as fast as fp32, " if event.speedup else ""
+        self._echo(f"precision {event.precision} ({measured}gradients agree to {event.cosine:.4f})")
         self.on_precision(event.precision)
-        self.run.log_metrics({"probe_speedup": event.speedup, "probe_cosine": event.cosine})
+        metrics = {"probe_speedup": event.speedup, "probe_cosine": event.cosine}
+        self.run.log_metrics({key: value for key, value in metrics.items() if value is not None})

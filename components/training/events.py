@@ -11,12 +11,13 @@ from components.records.training import Epoch
 class PrecisionProbed:
     """Result of the precision probe.
 
-    `speedup` is the time in fp32 divided by the time in bfloat16, over all ranks. `cosine` is the
-    cosine similarity of this rank's gradients in both precisions.
+    `speedup` is the time in fp32 divided by the time in bfloat16, over all ranks; None on a GPU,
+    where it is not measured. `cosine` is the cosine similarity of this rank's gradients in both
+    precisions.
     """
 
     precision: str
-    speedup: float
+    speedup: float | None
     cosine: float
 
 

@@ -22,6 +22,8 @@ from components.training.cuda_graphs import GraphedFunction
 
 BATCH_NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
+# Batch-norm statistics begin at multiples of so many elements: cuDNN reads several at once.
+_ALIGNMENT = 64
 # Scalars that are summed with the gradient: the loss, the correct predictions, the ranks with a
 # pending preemption and the ranks that were asked to stop.
 _NUM_SCALARS = 4
@@ -102,13 +104,12 @@ class Reducer:
         self.batch_norms = [
             m for m in model.modules() if isinstance(m, BATCH_NORM_TYPES) and m.track_running_stats
         ]
-        buffers = [
-            s for m in self.batch_norms for s in (m.running_mean, m.running_var) if s is not None
-        ]
         self.gradient_size = sum(p.numel() for p in self.parameters)
-        scalars_start = self.gradient_size + sum(s.numel() for s in buffers)
+        statistics_start = _align(self.gradient_size)
+        statistics_size = sum(2 * _align(m.num_features) for m in self.batch_norms)
+        scalars_start = statistics_start + statistics_size
         used = scalars_start + _NUM_SCALARS
-        self.batch_norm_slice = slice(self.gradient_size, scalars_start)
+        self.batch_norm_slice = slice(statistics_start, scalars_start)
         self.scalar_slice = slice(scalars_start, used)
         self.world = get_rank_and_world_size()[1]
         device = self.parameters[0].device
@@ -122,10 +123,8 @@ class Reducer:
         self.totals: Tensor = torch.zeros(_NUM_SCALARS + 1, device=device)
         self.reduced_gradients = self._gradient_views(self.reduced_bucket)
         self._finish = GraphedFunction(self._compute_totals, device, enabled=cuda_graphs)
-        self.statistics = torch.cat(
-            [torch.empty(0, device=device), *(s.flatten() for s in buffers)]
-        )
         self._move_statistics_into_bucket()
+        self.statistics = self.local_bucket[self.batch_norm_slice].clone()
 
     def _gradient_views(self, bucket: Tensor) -> list[Tensor]:
         """Return one view into `bucket` per parameter, of its shape and strides."""
@@ -137,15 +136,15 @@ class Reducer:
         return views
 
     def _move_statistics_into_bucket(self) -> None:
-        start = self.gradient_size
+        start = self.batch_norm_slice.start
         for module in self.batch_norms:
             for name in ("running_mean", "running_var"):
-                size = getattr(module, name).numel()
+                statistics = getattr(module, name)
                 # `.data` gives the view a version counter of its own. With a shared one, autograd
                 # would take the update of one layer for a change of another layer's statistics.
-                setattr(module, name, self.local_bucket[start : start + size].data)
-                start += size
-        self._reset_statistics()
+                view = self.local_bucket[start : start + module.num_features].data
+                setattr(module, name, view.copy_(statistics))
+                start += _align(module.num_features)
 
     def _reset_statistics(self) -> None:
         """Set the model's statistics to those of the last step."""
@@ -261,6 +260,11 @@ class Reducer:
         # One copy of all gradients. Adding each to its part of the bucket is slower on a GPU.
         gradients = [_flatten(p, p.grad) for p in self.parameters]
         torch.cat(gradients, out=self.local_bucket[: self.gradient_size])
+
+
+def _align(size: int) -> int:
+    """Return `size` rounded up to a multiple of `_ALIGNMENT`."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _flatten(parameter: Tensor, gradient: Tensor | None) -> Tensor:

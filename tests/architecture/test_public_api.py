@@ -15,7 +15,6 @@ from tests.architecture.private_names import (
 )
 
 EXCEPTIONS = {
-    "benchmarks/contenders/gpu_step.py": "assigns a documented setting of torch",
     "components/ray_session/private_api/jobs.py": "Ray has no time limit for requests to jobs",
     "components/ray_session/private_api/train.py": "Ray's public preemption notice is a barrier",
     "components/registry/server/authorization.py": "MLflow has no public API for the hook",

@@ -221,7 +221,7 @@ class Prefetcher:
 
     @property
     def resident(self) -> bool:
-        """Whether all images are in the device's memory."""
+        """True if all images are in the memory of the device."""
         return isinstance(self.store, InMemoryImages)
 
     def submit(self, key: Hashable, rows: Tensor) -> None:

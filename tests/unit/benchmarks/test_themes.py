@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from benchmarks import data
-from benchmarks.__main__ import ON_DEMAND, ON_GPU, THEMES
+from benchmarks.__main__ import ON_DEMAND, THEMES
 from benchmarks.model import Settings, evaluate_target
 from benchmarks.processes import contender_command, shell_command, torchrun_command
 from benchmarks.themes.record import RECIPES
@@ -23,7 +23,7 @@ from components.records.splits import Channels
 from tests.conftest import make_images
 
 
-@pytest.mark.parametrize("name", THEMES + ON_DEMAND + ON_GPU)
+@pytest.mark.parametrize("name", THEMES + ON_DEMAND)
 def test_theme_has_targets_and_contenders_for_its_cases(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
