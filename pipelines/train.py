@@ -199,6 +199,7 @@ def _make_job(
         checkpoint=settings.checkpoint,
         watchdog_s=settings.watchdog_s,
         images=settings.images,
+        reduction=settings.reduction,
         locate=distribute_splits([plan.train_data, plan.val_data], settings.cpus_per_worker).locate,
         scratch=node_scratch if is_cluster() else partial(Path, STATE),
         placement=request.placement,

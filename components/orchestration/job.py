@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.params import Checkpoint, Recipe
+from components.params import Checkpoint, Recipe, Reduction
 from components.records.training import Epoch, Network
 from components.storage import BlobStore, open_store
 
@@ -25,6 +25,7 @@ class TrainingJob:
         images: `train.images` of params.yaml.
         locate: returns the path of a split on the node where it is called.
         scratch: returns a folder for temporary copies on the node where it is called.
+        reduction: `train.reduction` of params.yaml.
         placement: placement strategy, as in Ray's `ScalingConfig`.
         accelerator: kind of GPU, as in Ray's `ScalingConfig`.
     """
@@ -47,6 +48,7 @@ class TrainingJob:
     images: str
     locate: Callable[[Path], Path]
     scratch: Callable[[], Path]
+    reduction: Reduction = "ordered"
     placement: str = "PACK"
     accelerator: str | None = None
 

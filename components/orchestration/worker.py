@@ -114,6 +114,7 @@ def _train(
         micro_batches=job.micro_batches,
         seed=job.seed,
         device=device,
+        reduction=job.reduction,
         callback=callback,
     )
     resume = None if checkpoint is None else parse_checkpoint(checkpoint)

@@ -35,7 +35,7 @@ from components.params.preprocess import (
     TorchvisionSource,
 )
 from components.params.recipe import EarlyStopping, Loss, Muon, Recipe
-from components.params.train import Checkpoint, Train, WorkerRange
+from components.params.train import Checkpoint, Reduction, Train, WorkerRange
 
 __all__ = [
     "PARAMS_FILE",
@@ -65,6 +65,7 @@ __all__ = [
     "Promote",
     "RandAugment",
     "Recipe",
+    "Reduction",
     "Register",
     "ResizedCrop",
     "Rotation",

@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from components.params.base import Integer, Name, Number, Section
 from components.params.recipe import Recipe
 
+Reduction = Literal["ordered", "ddp"]
+
 # Micro-batches of a global batch if neither their size nor a number of workers is given.
 _MAX_DEFAULT_MICRO_BATCHES = 8
 # Batch norm is noisy over fewer images.
@@ -74,6 +76,12 @@ class Train(Section):
     global_batch_size: Annotated[Integer, Field(ge=1)] = 256
     """Images per optimiser step, over all workers. A given number of workers must divide it, unless
     the model has a `micro_batch_size`."""
+    reduction: Reduction = "ordered"
+    """Sum of the gradients over workers. `ordered` adds them in a fixed order: the weights do not
+    depend on the number of workers. `ddp` sums them while the backward pass still runs, as torch's
+    DistributedDataParallel does (arXiv:2006.15704), and in an order that the backend chooses: the
+    last bits of the weights then depend on the workers. It is for several nodes with a slow
+    network between them (docs/explanation/reproducibility.md has figures)."""
     max_failures: Annotated[Integer, Field(ge=0, le=100)] = 5
     """Number of times that the worker group is restarted after the loss of a worker. It continues
     from the newest checkpoint."""

@@ -54,6 +54,24 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+class PendingSum:
+    """A sum over ranks that is under way."""
+
+    def __init__(self, work: dist.Work) -> None:
+        self.work = work
+
+    def wait(self) -> None:
+        """Wait for the sum; on a GPU, make the current stream wait for it."""
+        with _translate_errors():
+            self.work.wait()
+
+
+def start_sum(values: Tensor) -> PendingSum:
+    """Start to sum `values` over all ranks, in place, in an order that the backend chooses."""
+    with _translate_errors():
+        return PendingSum(dist.all_reduce(values, async_op=True))
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Return the small picklable `value` of every rank, in the order of ranks, on every rank."""
     world = get_rank_and_world_size()[1]

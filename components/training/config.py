@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from components.data.loading.image_stores import ImageStore
-from components.params import Recipe
+from components.params import Recipe, Reduction
 from components.records.training import Network
 from components.training.callback import NullCallback, TrainerCallback
 
@@ -17,7 +17,8 @@ class LoopConfig:
     """Inputs of one training that stay the same in all of its steps.
 
     `global_batch` is in images. `micro_batches` is the number of parts of a global batch.
-    `cuda_graphs` allows CUDA graphs on a GPU; the result is the same without them.
+    `reduction` is `train.reduction` of params.yaml. `cuda_graphs` allows CUDA graphs on a GPU; the
+    result is the same without them.
     """
 
     network: Network
@@ -28,6 +29,7 @@ class LoopConfig:
     micro_batches: int
     seed: int
     device: torch.device
+    reduction: Reduction = "ordered"
     cuda_graphs: bool = True
     callback: TrainerCallback = field(default_factory=NullCallback)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from torch import Tensor
 # Ordinary calls before the capture. They create what a capture must not: the optimiser's state,
 # cuDNN's plans and cuBLAS's workspaces.
 _WARM_UP_CALLS = 3
+# Part of torch's warning, which `set_sync_debug_mode` documents but does not quote.
+_WAITED = "called a synchronizing CUDA operation"
 # Most signatures that are captured: full and last batches, in micro-batches of two sizes each.
 _MAX_GRAPHS = 4
 
@@ -57,7 +60,9 @@ class GraphedFunction:
         signature = (*((x.shape, x.dtype) for x in inputs), *constants)
         if signature not in self.captured:
             self.calls[signature] += 1
-            if self.calls[signature] <= _WARM_UP_CALLS or len(self.captured) == _MAX_GRAPHS:
+            if self.calls[signature] == _WARM_UP_CALLS:
+                return self._run_watched(inputs, constants)
+            if self.calls[signature] < _WARM_UP_CALLS or len(self.captured) == _MAX_GRAPHS:
                 return self.function(*constants, *inputs)
             captured = self._capture(inputs, constants)
             if captured is None:
@@ -69,6 +74,21 @@ class GraphedFunction:
             static.copy_(x, non_blocking=True)
         captured.graph.replay()
         return captured.output
+
+    def _run_watched(self, inputs: tuple[Tensor, ...], constants: tuple[int, ...]) -> Tensor:
+        """Run the function, and never capture it if it waits for the device.
+
+        A capture would fail, and leave torch's random generator of the device unusable.
+        """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                output = self.function(*constants, *inputs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        self.enabled = not any(_WAITED in str(warning.message) for warning in caught)
+        return output
 
     def _capture(self, inputs: tuple[Tensor, ...], constants: tuple[int, ...]) -> _Captured | None:
         """Capture the function, which does not run it. Return None if that is impossible."""

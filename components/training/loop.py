@@ -88,7 +88,12 @@ def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) ->
         rank0.emit(result)
     steps_per_epoch = math.ceil(len(config.train) / config.global_batch)
     state = TrainState(
-        model, config.recipe, steps_per_epoch, precision, cuda_graphs=config.cuda_graphs
+        model,
+        config.recipe,
+        steps_per_epoch,
+        precision,
+        reduction=config.reduction,
+        cuda_graphs=config.cuda_graphs,
     )
     if resume is not None:
         state.load_state_dict(resume)

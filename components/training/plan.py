@@ -124,6 +124,8 @@ def _settings(params: Params, model: str) -> dict[str, Any]:
     # `batches` has the effective sizes. The recipe's own are null in params.yaml and filled in
     # data/params.yaml, and both files describe the same training.
     sizes = {"global_batch_size", "micro_batch_size"}
+    if train.reduction != "ordered":  # left out by default, so that older fingerprints stay
+        fields.add("reduction")
     return {
         "recipe": train.models[model].model_dump(mode="json", exclude=sizes),
         "train": train.model_dump(mode="json", include=fields) | batches,

@@ -97,7 +97,10 @@ class Reducer:
         scratch: `(S, L)`, this rank's partial sums.
         totals: `(5,)`, the fields of `Totals` after the last `reduce`.
         statistics: batch-norm statistics after the last step.
+        can_be_captured: a micro-batch can be replayed as a CUDA graph.
     """
+
+    can_be_captured = True
 
     def __init__(self, model: nn.Module, *, cuda_graphs: bool = True) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -188,6 +191,10 @@ class Reducer:
                 if is_set:
                     slots[0, self.scalar_slice][2 + flag].fill_(1)
         ordered_sum(slots, owned, self.reduced_bucket)
+        return self._finish_step(num_micro_batches)
+
+    def _finish_step(self, num_micro_batches: int) -> PendingTotals:
+        """Hand the contents of `reduced_bucket` to the parameters and the model."""
         for p, view in zip(self.parameters, self.reduced_gradients, strict=True):
             p.grad = view
         self._finish(constants=(num_micro_batches,))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from components.models.classifier import Classifier
-from components.params import Recipe
+from components.params import Recipe, Reduction
 from components.training.cuda_graphs import GraphedFunction
 from components.training.epoch_history import EpochHistory
 from components.training.optimizers import build_optimizer
-from components.training.reducer import Reducer
+from components.training.overlapped_reducer import build_reducer
 from components.training.schedules import build_schedule
 from components.training.weight_average import WeightAverage
 
@@ -38,6 +38,7 @@ class TrainState:
         steps_per_epoch: int,
         precision: str,
         *,
+        reduction: Reduction = "ordered",
         cuda_graphs: bool = True,
     ) -> None:
         self.model = model
@@ -45,7 +46,7 @@ class TrainState:
         self.steps_per_epoch = steps_per_epoch
         self.clip_gradient_norm = recipe.clip_gradient_norm
         self.ema = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
-        self.reducer = Reducer(model, cuda_graphs=cuda_graphs)
+        self.reducer = build_reducer(model, reduction, cuda_graphs=cuda_graphs)
         device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         # The scaler would let a fused optimiser decide whether to skip a step, Muon's part too.

@@ -62,7 +62,9 @@ class Stepper:
         self.preemption_seen = False
         self.unchecked: deque[_Step] = deque()
         self._run_micro_batch = GraphedFunction(
-            self._compute_micro_batch, config.device, enabled=config.cuda_graphs
+            self._compute_micro_batch,
+            config.device,
+            enabled=config.cuda_graphs and state.reducer.can_be_captured,
         )
 
     def train_epoch(self) -> Iterator[Totals]:

@@ -111,9 +111,11 @@ class DiskImages:
         user = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self.stream):
             copied = images.to(self.device, non_blocking=True)
+            end = torch.cuda.Event()
+            end.record()
         # Its memory must not be reused before the user's stream is through with it.
         copied.record_stream(user)
-        self.stream.synchronize()
+        end.synchronize()
         return copied
 
     def fetch_ids(self, rows: list[int]) -> list[str]:

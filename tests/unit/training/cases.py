@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from components.data.format.images import Images
 from components.data.loading.image_stores import InMemoryImages
 from components.models import weights
-from components.params import Recipe
+from components.params import Recipe, Reduction
 from components.records.splits import Channels
 from components.records.training import Network
 from components.training import loop
@@ -62,6 +62,7 @@ def make_config(
     callback: TrainerCallback | None = None,
     seed: int = 5,
     train_images: Images = TRAIN,
+    reduction: Reduction = "ordered",
     **recipe: Any,
 ) -> LoopConfig:
     return LoopConfig(
@@ -73,6 +74,7 @@ def make_config(
         micro_batches=micro_batches,
         seed=seed,
         device=CPU,
+        reduction=reduction,
         callback=callback or NullCallback(),
     )
 

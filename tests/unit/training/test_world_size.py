@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,18 @@ import torch.distributed as dist
 
 from components.errors import PeerLostError, UserError
 from components.models.architectures import build
+from components.training import loop
 from components.training.validation import validate
+from tests.conftest import make_images
 from tests.unit.training.cases import (
     CPU,
+    GLOBAL_BATCH,
     NETWORK,
     TRAIN,
     VAL,
     Recorder,
+    Result,
+    make_config,
     make_store,
     result_of,
     run_on_ranks,
@@ -65,6 +71,33 @@ def test_balance_mixing_and_muon_do_not_depend_on_world_size_or_resume(
     assert result_of(train(**values, resume=recorder.checkpoints[11])) == expected
     single = run_on_ranks(1, train_on_rank, **values)
     assert run_on_ranks(2, train_on_rank, **values) == single * 2
+
+
+def train_wide_on_rank(**values: Any) -> Result:
+    """Train a network of more than one megabyte, whose gradients fill several buckets.
+
+    The last of its global batches has two images, which is one micro-batch: one rank has none.
+    """
+    config = make_config(train_images=make_images(3 * GLOBAL_BATCH + 2), epochs=2, **values)
+    network = NETWORK.model_copy(update={"width": 48})
+    return result_of(loop.train(replace(config, network=network), precision="fp32"))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"ema_decay": 0.9, "clip_gradient_norm": 0.5}])
+def test_sum_of_two_micro_batches_is_the_same_in_any_order(recipe: dict[str, Any]) -> None:
+    ordered = run_on_ranks(1, train_wide_on_rank, micro_batches=2, **recipe)
+    assert run_on_ranks(2, train_wide_on_rank, micro_batches=2, reduction="ddp", **recipe) == (
+        ordered * 2
+    )
+
+
+def test_ranks_agree_whatever_the_order_of_the_sum() -> None:
+    values = {"micro_batches": 7, "muon": {"learning_rate": 0.05}}
+    _, expected = run_on_ranks(1, train_on_rank, **values)[0]
+    results = run_on_ranks(3, train_on_rank, reduction="ddp", **values)
+    assert results == results[:1] * 3
+    losses = [epoch["train_loss"] for epoch in results[0][1]]
+    assert losses == pytest.approx([epoch["train_loss"] for epoch in expected], rel=1e-3)
 
 
 def validate_on_rank() -> tuple[float, float]:
