@@ -23,9 +23,9 @@ from components.training.config import LoopConfig
 from components.training.plan import describe_network
 from components.training.precision import probe
 from components.training.process_settings import prepare_process
-from components.training.reducer import Totals
 from components.training.state import TrainState
 from components.training.stepper import Stepper
+from components.training.totals import Totals
 
 CPU = torch.device("cpu")
 

@@ -27,7 +27,7 @@ from benchmarks.contenders.stepping import (
 from components.records.training import Epoch
 from components.tracking import store
 from components.tracking.training_run import TrainingRun
-from components.training.reducer import Totals
+from components.training.totals import Totals
 
 _GLOBAL_BATCH = 256
 

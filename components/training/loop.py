@@ -29,9 +29,9 @@ from components.training.events import (
 from components.training.precision import probe
 from components.training.process_settings import prepare_process
 from components.training.progress import ProgressReporter
-from components.training.reducer import Totals
 from components.training.state import TrainState
 from components.training.stepper import Stepper
+from components.training.totals import Totals
 from components.training.validation import validate
 
 

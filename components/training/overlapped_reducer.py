@@ -19,7 +19,8 @@ from components.training.collectives import (
     start_sum,
     sum_over_ranks,
 )
-from components.training.reducer import PendingTotals, Reducer, partition_micro_batches
+from components.training.reducer import Reducer, partition_micro_batches
+from components.training.totals import PendingTotals
 
 # Sizes as in DistributedDataParallel. The first bucket is small, so that its exchange starts early.
 _FIRST_BUCKET_BYTES = 2**20

@@ -12,62 +12,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from components.training.collectives import get_rank_and_world_size, ordered_sum
 from components.training.cuda_graphs import GraphedFunction
+from components.training.totals import NUM_SCALARS, PendingTotals
 
 BATCH_NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 # Batch-norm statistics begin at multiples of so many elements: cuDNN reads several at once.
 _ALIGNMENT = 64
-# Scalars that are summed with the gradient: the loss, the correct predictions, the ranks with a
-# pending preemption and the ranks that were asked to stop.
-_NUM_SCALARS = 4
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Results of one global batch, over all of its micro-batches.
-
-    `loss` is the sum over the images and `correct` the number of correct predictions.
-    `preemption_pending` and `stop_requested` are true if they are on any rank.
-    """
-
-    loss: float
-    correct: int
-    preemption_pending: bool
-    stop_requested: bool
-    gradient_norm: float
-
-
-class PendingTotals:
-    """Totals that a device may still be computing.
-
-    Args:
-        values: `Totals` as one vector `(5,)` on the device.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        self.copied: torch.cuda.Event | None = None
-        if values.is_cuda:
-            # Copies into pinned memory are the only ones that do not wait for the device.
-            self.values = torch.empty(values.shape, pin_memory=True)
-            self.values.copy_(values, non_blocking=True)
-            self.copied = torch.cuda.Event()
-            self.copied.record()
-        else:
-            self.values = values.clone()
-
-    def wait(self) -> Totals:
-        """Return the totals as soon as the device has computed them."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        loss, correct, preemptions, stops, gradient_norm = self.values.tolist()
-        return Totals(loss, int(correct), preemptions > 0, stops > 0, gradient_norm)
 
 
 def partition_micro_batches(num_micro_batches: int, world: int) -> tuple[list[range], int]:
@@ -111,7 +67,7 @@ class Reducer:
         statistics_start = _align(self.gradient_size)
         statistics_size = sum(2 * _align(m.num_features) for m in self.batch_norms)
         scalars_start = statistics_start + statistics_size
-        used = scalars_start + _NUM_SCALARS
+        used = scalars_start + NUM_SCALARS
         self.batch_norm_slice = slice(statistics_start, scalars_start)
         self.scalar_slice = slice(scalars_start, used)
         self.world = get_rank_and_world_size()[1]
@@ -123,7 +79,7 @@ class Reducer:
             self.local_bucket if self.world == 1 else torch.zeros(length, device=device)
         )
         self.scratch: Tensor = self.local_bucket.new_empty(0, length)
-        self.totals: Tensor = torch.zeros(_NUM_SCALARS + 1, device=device)
+        self.totals: Tensor = torch.zeros(NUM_SCALARS + 1, device=device)
         self.reduced_gradients = self._gradient_views(self.reduced_bucket)
         self._finish = GraphedFunction(self._compute_totals, device, enabled=cuda_graphs)
         self._move_statistics_into_bucket()

@@ -83,12 +83,12 @@ class TrainState:
     @property
     def loss_sum(self) -> float:
         """Sum of the losses of the epoch's images so far."""
-        return float(self.epoch_totals[0])
+        return self.epoch_totals[0].item()
 
     @property
     def num_correct(self) -> int:
         """Correct predictions among them."""
-        return int(self.epoch_totals[1])
+        return round(self.epoch_totals[1].item())
 
     def is_finite(self) -> bool:
         """Return whether losses and gradients of the epoch's steps were all finite."""

@@ -19,8 +19,9 @@ from components.training.config import LoopConfig
 from components.training.cuda_graphs import GraphedFunction
 from components.training.losses import Criterion
 from components.training.precision import autocast
-from components.training.reducer import PendingTotals, Totals, partition_micro_batches
+from components.training.reducer import partition_micro_batches
 from components.training.state import TrainState
+from components.training.totals import PendingTotals, Totals
 
 _MAX_IDS = 5
 
