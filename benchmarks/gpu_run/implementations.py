@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.contenders.stepping import iterate_steps, make_stepper
-from benchmarks.gpu_run.settings import benchmark_settings, free_settings, kiln_settings
+from benchmarks.gpu_run.settings import free_settings, kiln_settings
 from benchmarks.gpu_run.workload import (
     LEARNING_RATE,
     MOMENTUM,
@@ -33,7 +33,6 @@ from components.data.format.shards import write_split
 from components.data.loading.image_stores import DiskImages, ImageStore
 
 _TOP_K = (1, 5)
-
 
 Settings = Callable[[torch.device], AbstractContextManager[None]]
 
@@ -80,12 +79,6 @@ def build_kiln(
 def build_kiln_eager(workload: Workload) -> Implementation:
     """Kiln's step without CUDA graphs."""
     return build_kiln(workload, cuda_graphs=False)
-
-
-def build_kiln_benchmark(workload: Workload) -> Implementation:
-    """Kiln's step with algorithms that cuDNN measures, and which may differ from run to run."""
-    kiln = build_kiln(workload)
-    return replace(kiln, settings=benchmark_settings)
 
 
 def build_kiln_shards(workload: Workload, folder: Path) -> Implementation:

@@ -1,38 +1,43 @@
-"""Results of one part of the GPU run: a line of JSON for each, written at once."""
+"""Results of the GPU run: a line of JSON for each, written at once."""
 
 from __future__ import annotations
 
 import gc
 import json
 import math
+import os
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+RESULTS = "results.jsonl"
 _MAX_ERROR = 600
 _MAX_PRINTED = 400
 
 
 class Results:
-    """Appends the results of `part` to `OUT/<part>.jsonl`, and prints them."""
+    """Appends the results of `part` to `OUT/results.jsonl`, and prints them."""
 
     def __init__(self, out: Path, part: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self.path = out / f"{part}.jsonl"
+        self.path = out / RESULTS
+        self.part = part
         self._start = time.monotonic()
 
     def add(self, name: str, **values: Any) -> None:
         """Write one result. Values that JSON does not know are written as text."""
         seconds = round(time.monotonic() - self._start, 1)
-        record = {"name": name, **values, "at_s": seconds}
+        record = {"part": self.part, "name": name, **values, "at_s": seconds}
         line = json.dumps(_to_json(record))
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self.path.open("a+b") as file:
+            if not _ends_a_line(file):
+                file.write(b"\n")
+            file.write(f"{line}\n".encode())
         print(line if len(line) <= _MAX_PRINTED else f"{line[:_MAX_PRINTED]} ...", flush=True)
 
     @contextmanager
@@ -60,16 +65,27 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """Read the results of one part, or none if there is no file. A torn last line is left out."""
+def _ends_a_line(file: BinaryIO) -> bool:
+    """Return False if a process was killed while it wrote the last line of `file`."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read() == b"\n"
+
+
+def read_results(out: Path, part: str) -> list[dict[str, Any]]:
+    """Read the results of one part, or none if there is no file. Torn lines are left out."""
+    path = out / RESULTS
     if not path.is_file():
         return []
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
+        if record["part"] == part:
+            records.append(record)
     return records
 
 

@@ -19,14 +19,6 @@ def kiln_settings(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def benchmark_settings(device: torch.device) -> Iterator[None]:
-    """Use Kiln's settings, but let cuDNN measure its deterministic algorithms."""
-    with _restored(), _cudnn(benchmark=True):
-        prepare_process(device)
-        yield
-
-
-@contextmanager
 def free_settings(device: torch.device) -> Iterator[None]:  # noqa: ARG001
     """Let cuDNN measure its algorithms and choose any of them, as a loop written by hand does."""
     with _restored(), _cudnn(benchmark=True):

@@ -35,7 +35,6 @@ BUILDERS: Mapping[str, Callable[[Workload], Implementation]] = {
     "graph": implementations.build_graph,
     "plain": implementations.build_plain,
     "graph_deterministic": implementations.build_graph_deterministic,
-    "kiln_benchmark": implementations.build_kiln_benchmark,
     "kiln_eager": implementations.build_kiln_eager,
     "torchvision": implementations.build_torchvision,
     "timm": implementations.build_timm,

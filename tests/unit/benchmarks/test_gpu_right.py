@@ -8,37 +8,41 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_run import right
 from benchmarks.gpu_run.results import Results, read_results
+from benchmarks.gpu_run.right.differences import describe_differences, find_differences
+from benchmarks.gpu_run.right.repeats import find_unrepeatable
+from benchmarks.gpu_run.right.runner import CHECKS
+from benchmarks.gpu_run.right.setup import Setup
+from benchmarks.gpu_run.right.trials import CPU
 from components.paths import ROOT
 
 
 def test_all_checks_pass_in_a_smoke_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu_run.right", str(tmp_path), "--smoke"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    records = read_results(tmp_path / "right.jsonl")
+    records = read_results(tmp_path, "right")
     assert not [record for record in records if "error" in record or record.get("ok") is False]
-    assert {record["check"] for record in records if record["name"] == "seconds"} == {*right.CHECKS}
+    assert {record["check"] for record in records if record["name"] == "seconds"} == {*CHECKS}
 
 
 def test_differences_of_states_are_named_by_path() -> None:
     state = {"model": {"w": torch.zeros(2)}, "groups": [{"lr": 0.1}], "step": 3}
     other = {"model": {"w": torch.tensor([0.0, 0.5])}, "groups": [{"lr": 0.2}], "step": 3}
-    assert right.find_differences(state, state) == []
-    assert right.find_differences(state, other) == [".groups.0.lr", ".model.w"]
-    assert right.describe_differences(state["model"], other["model"]) == {
+    assert find_differences(state, state) == []
+    assert find_differences(state, other) == [".groups.0.lr", ".model.w"]
+    assert describe_differences(state["model"], other["model"]) == {
         "max_difference": 0.5,
         "differ": ["w"],
     }
 
 
 def test_unequal_trainings_are_recorded_and_explained(tmp_path: Path) -> None:
-    setup = right.Setup(Results(tmp_path, "right"), right.CPU, smoke=True)
+    setup = Setup(Results(tmp_path, "right"), CPU, smoke=True)
     trial = setup.trial("cnn")
-    first = trial.train(right.CPU, "fp32")
-    second = setup.trial("cnn", recipe={"learning_rate": 0.06}).train(right.CPU, "fp32")
+    first = trial.train(CPU, "fp32")
+    second = setup.trial("cnn", recipe={"learning_rate": 0.06}).train(CPU, "fp32")
     assert not setup.add_equality("unequal", trial, (first, second))
-    (record,) = read_results(tmp_path / "right.jsonl")
+    (record,) = read_results(tmp_path, "right")
     assert record["ok"] is False
     assert record["max_difference"] > 0
-    assert right.find_unrepeatable(trial, right.CPU, "bf16") == []
+    assert find_unrepeatable(trial, CPU, "bf16") == []

@@ -16,9 +16,9 @@ from benchmarks.contenders.stepping import make_random_images
 from benchmarks.gpu_run import profiling
 from benchmarks.gpu_run.__main__ import LOG, run
 from benchmarks.gpu_run.cases import RESNET18, count_flops, shrink
-from benchmarks.gpu_run.parts import Part
+from benchmarks.gpu_run.parts import LIMITS_S, TOTAL_S, Part
 from benchmarks.gpu_run.report import write_report
-from benchmarks.gpu_run.results import Results, read_results
+from benchmarks.gpu_run.results import RESULTS, Results, read_results
 from benchmarks.gpu_run.settings import free_settings, kiln_settings
 from benchmarks.gpu_run.workload import Workload
 from components.paths import ROOT
@@ -46,13 +46,12 @@ def test_smoke_run_writes_results_and_report(tmp_path: Path) -> None:
     assert done.stdout.count("finished") == 2, done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         LOG,
-        "machine.jsonl",
         "report.md",
-        "steps.jsonl",
+        RESULTS,
     ]
-    machine = {record["name"]: record for record in read_results(tmp_path / "machine.jsonl")}
+    machine = {record["name"]: record for record in read_results(tmp_path, "machine")}
     assert machine["fp32 matmul"]["tflops"] > 0
-    steps = read_results(tmp_path / "steps.jsonl")
+    steps = read_results(tmp_path, "steps")
     case = shrink(RESNET18).name
     rates = {r["implementation"] for r in steps if r["name"] == case and "images_per_s" in r}
     assert {"kiln", "kiln_eager", "plain", "torchvision"} <= rates
@@ -100,15 +99,23 @@ def test_attempt_records_an_error_and_goes_on(tmp_path: Path) -> None:
     with results.attempt("first"):
         raise ValueError("no good")
     results.add("second", value=float("inf"), path=tmp_path)
-    first, second = read_results(tmp_path / "part.jsonl")
+    first, second = read_results(tmp_path, "part")
     assert first["error"].startswith("ValueError: no good (test_gpu_run.py:")
     assert second["value"] == "inf"
 
 
 def test_torn_line_is_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "part.jsonl"
-    path.write_text('{"name": "a"}\n{"name": "b", "va')
-    assert [record["name"] for record in read_results(path)] == ["a"]
+    results = Results(tmp_path, "part")
+    results.add("a")
+    with results.path.open("a") as file:
+        file.write('{"part": "part", "name": "b", "va')
+    Results(tmp_path, "other").add("c")
+    assert [record["name"] for record in read_results(tmp_path, "part")] == ["a"]
+    assert [record["name"] for record in read_results(tmp_path, "other")] == ["c"]
+
+
+def test_limits_of_all_parts_fit_into_the_whole_run() -> None:
+    assert sum(LIMITS_S.values()) <= TOTAL_S
 
 
 def test_report_compares_with_the_best_written_by_hand(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Checks that training on a GPU is right."""
