@@ -9,8 +9,8 @@ from pathlib import Path
 
 from components import provenance
 from components.console import echo, launch
+from components.data.sources.files.tree import find_unhashable_files
 from components.data.sources.presence import check_present
-from components.data.sources.tree import find_unhashable_files
 from components.dvc_cli import ignored_paths
 from components.errors import UserError
 from components.params import Source, load_params

@@ -21,9 +21,9 @@ from components.data.preparation.selection import Selection, select_images
 from components.data.preparation.split_record import locate_record, update_record
 from components.data.preparation.survey import Imap, Survey, is_small, local_imap, survey
 from components.data.preparation.writing import write_splits
-from components.data.sources import open_source
 from components.data.sources.base import ImageSource
-from components.data.sources.file_kinds import describe_ignored
+from components.data.sources.files.kinds import describe_ignored
+from components.data.sources.opening import open_source
 from components.data.sources.presence import check_present
 from components.errors import UserError
 from components.files import atomic_directory
@@ -79,7 +79,7 @@ def _print_moves(record: Path, result: Survey, selection: Selection) -> None:
 
 def _print_quarantine(result: Survey, selection: Selection, out: Path) -> None:
     """Print how many images are not used, by reason."""
-    total = len(result.source.entries) + len(result.source.refused)
+    total = result.source.num_listed
     reasons = describe_reasons(selection.quarantine, total)
     echo(
         f"preprocess: {len(selection.quarantine):,} of {total:,} not used"

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from components.console import echo, launch
 from components.dvc_cli import LOCK, check_remote, dvc, dvc_interactive
@@ -25,7 +24,7 @@ from components.jobs.results import JobResult, encode_lines
 from components.paths import QUARANTINE
 from components.provenance import COMMIT, DIRTY
 from components.ray_session import shared_storage
-from components.ray_session.addresses import FORWARDED
+from components.ray_session.addresses import FORWARDED, may_hold_password
 from components.ray_session.nodes import living_nodes, node_scratch
 from components.ray_session.session import session
 
@@ -155,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ |= {COMMIT: args.commit, DIRTY: args.dirty}
     for setting in args.setting:
         name, _, value = setting.partition("=")
-        if name in FORWARDED and not urlsplit(value).password:
+        if name in FORWARDED and not may_hold_password(value):
             os.environ.setdefault(name, value)
     sys.exit(run(args.job, args.mark, args.stages))
 

@@ -38,8 +38,16 @@ def forwarded_addresses() -> dict[str, str]:
     return {
         name: value
         for name, value in values.items()
-        if not re.search("://.*@", value) and not is_loopback(urlsplit(value).hostname or "")
+        if not may_hold_password(value) and not is_loopback(urlsplit(value).hostname or "")
     }
+
+
+def may_hold_password(address: str) -> bool:
+    """Return whether an `@` follows the scheme of an address, as after a user name or a password.
+
+    `urlsplit` does not find a password that contains `#`, `/` or `?`.
+    """
+    return re.search("://.*@", address) is not None
 
 
 def is_loopback(host: str) -> bool:

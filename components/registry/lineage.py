@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from components.data.format.shards import MANIFEST
-from components.data.sources import open_source
+from components.data.sources.opening import open_source
 from components.errors import UserError
 from components.files import sha256_file
 from components.params import Params, load_params

@@ -2,7 +2,8 @@
 
 It reads requests from standard input and writes responses to standard output. Its memory and time
 are bounded, and it cannot write files. If a hostile file kills it, only that image is lost. It
-imports `conversion`, `formats` and `rules` beside it and no other module of Kiln.
+imports `conversion`, `formats` and `rules` beside it, which import `sources.files.iso_brands`, and
+no other module of Kiln.
 
 The orientation (EXIF, XMP, the rotation and mirroring of AVIF and HEIF) is applied once.
 `conversion` states the other rules.

@@ -18,7 +18,7 @@ from components.data.preparation.conversion import (
 from components.data.preparation.rules import DecoderRules, RefusedError
 from components.data.preparation.sandbox import Sandbox
 from components.data.sources.base import ImageEntry, ImageSource, Refusal, digest_content
-from components.data.sources.file_kinds import IMAGE_EXTENSIONS, get_extension
+from components.data.sources.files.kinds import IMAGE_EXTENSIONS, get_extension
 
 # Facts about an accepted image: row of its entry, digest of its pixels, digest of its content,
 # perceptual hash, height and width of the picture, bytes of its file, mean grey level.

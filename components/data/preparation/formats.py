@@ -12,11 +12,13 @@ from io import BytesIO
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError, features
 
 from components.data.preparation.rules import DecoderRules, RefusedError
+from components.data.sources.files.iso_brands import (
+    AVIF_BRANDS,
+    CONTAINER_BRANDS,
+    HEVC_BRANDS,
+    HEVC_SEQUENCE_BRANDS,
+)
 
-_AVIF_BRANDS = {b"avif", b"avis"}
-_HEVC_SEQUENCE_BRANDS = {b"hevc", b"hevx", b"hevm", b"hevs"}
-_HEVC_BRANDS = {b"heic", b"heix", b"heim", b"heis"} | _HEVC_SEQUENCE_BRANDS
-_CONTAINER_BRANDS = {b"mif1", b"mif2", b"msf1"}
 # Most brands that are looked at; files list three to ten.
 _MAX_BRANDS = 32
 # Formats in which the first or primary picture is the photograph, whatever follows: phones append
@@ -80,11 +82,11 @@ def _identify_container(data: bytes) -> str | None:
     """Return "AVIF", "HEIF", or None for any other content, such as a video."""
     brands = _list_brands(data)
     for brand in brands:
-        if brand in _AVIF_BRANDS:
+        if brand in AVIF_BRANDS:
             return "AVIF"
-        if brand in _HEVC_BRANDS:
+        if brand in HEVC_BRANDS:
             return "HEIF"
-    return "HEIF" if not _CONTAINER_BRANDS.isdisjoint(brands) else None
+    return "HEIF" if not CONTAINER_BRANDS.isdisjoint(brands) else None
 
 
 def _open_avif(data: bytes, rules: DecoderRules) -> Image.Image:
@@ -105,7 +107,7 @@ def _open_avif(data: bytes, rules: DecoderRules) -> Image.Image:
 def _open_heif(data: bytes, rules: DecoderRules) -> Image.Image:
     _check_format("HEIF", rules)
     brand = _list_brands(data)[0]
-    if brand in _HEVC_SEQUENCE_BRANDS or brand == b"msf1":
+    if brand in HEVC_SEQUENCE_BRANDS or brand == b"msf1":
         raise RefusedError("animation", f"a HEIF image sequence (brand {brand.decode()})")
     try:
         import pillow_heif

@@ -110,7 +110,7 @@ def write_report(
         settings=settings,
         source=survey.source,
         shape=survey.shape,
-        listed=len(entries) + len(survey.source.refused),
+        listed=survey.source.num_listed,
         used=int(used.sum()),
         quarantined=len(selection.quarantine) - selection.num_dropped,
         dropped=selection.num_dropped,

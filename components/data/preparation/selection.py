@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -16,15 +16,10 @@ from components.data.preparation.class_checks import (
     check_counts,
     list_class_warnings,
 )
-from components.data.preparation.quarantine import (
-    check_refused_share,
-    refuse_duplicates,
-    refuse_label_conflicts,
-)
-from components.data.preparation.splits import SplitAssignment, assign_splits
+from components.data.preparation.exclusion import exclude_images
+from components.data.preparation.splits import SplitAssignment, SplitInput, assign_splits
 from components.data.preparation.survey import Survey
 from components.data.sources.base import NO_SPLIT, ImageSource, Refusal
-from components.errors import UserError
 from components.params import Preprocess
 
 # A larger share of the images in one cluster of near-duplicates suggests that `near_distance` is
@@ -47,9 +42,9 @@ class Selection:
     """Number of dropped duplicates."""
     near_clusters: list[np.ndarray]
     """Clusters of near-duplicates as indices of images, the largest first."""
-    warnings: list[str]
+    warnings: list[str] = field(default_factory=list)
     """Warnings, in which long lists of classes are cut."""
-    long_warnings: list[ClassWarning]
+    long_warnings: list[ClassWarning] = field(default_factory=list)
     """Those of the warnings whose lists are cut, with all their names."""
 
     @property
@@ -69,54 +64,31 @@ def select_images(survey: Survey, settings: Preprocess, seed: int) -> Selection:
             of one class only are left.
     """
     source = survey.source
-    rows = survey.facts["row"]
-    all_classes, all_labels = _number_labels(source, rows)
-    source_splits = source.entries.splits[rows]
-    first = _find_originals(survey.facts["digest"], source_splits)
-    excluded = duplicates.find_label_conflicts(first, all_labels)
-    quarantine = survey.refused + refuse_label_conflicts(survey, first, np.flatnonzero(excluded))
-    check_refused_share(quarantine, len(source.entries) + len(source.refused), settings)
-    _check_leaks(survey, source_splits, first, ~excluded)
-    num_dropped = 0
-    if settings.duplicates == "drop":
-        dropped = np.flatnonzero(~excluded & (first != np.arange(len(first))))
-        quarantine += refuse_duplicates(survey, first, dropped)
-        excluded[dropped] = True
-        num_dropped = len(dropped)
-    used = np.flatnonzero(~excluded)
-
-    copies = duplicates.find_first_occurrences(first[used])
-    near = None
-    if settings.near_duplicates != "ignore":
-        hashes = survey.facts["hash"][used]
-        near = duplicates.find_near_duplicates(hashes, settings.near_distance)
+    all_classes, all_labels = _number_labels(source, survey.facts["row"])
+    exclusion = exclude_images(survey, all_labels, settings)
+    used = exclusion.used
+    copies = duplicates.find_first_occurrences(exclusion.originals[used])
+    near = _find_near_duplicates(survey, used, settings)
     together = [copies]
     if near is not None and settings.near_duplicates == "group":
         together.append(near)
-    splits = np.full(len(rows), NO_SPLIT, np.int8)
     assignment = _assign_splits(
         survey, used, together, all_labels[used], all_classes, settings, seed
     )
+    splits = np.full(len(all_labels), NO_SPLIT, np.int8)
     splits[used] = assignment.splits
     classes, labels, empty = _remove_empty_classes(source, all_classes, all_labels, used)
     selection = Selection(
         splits=splits,
         labels=labels,
         classes=classes,
-        quarantine=sorted(quarantine),
-        num_dropped=num_dropped,
+        quarantine=sorted(exclusion.quarantine),
+        num_dropped=exclusion.num_dropped,
         near_clusters=[] if near is None else _list_clusters(used, near, copies),
-        warnings=[],
-        long_warnings=[],
     )
     check_counts(selection.counts, classes, settings)
     missed = [name for name, off in zip(all_classes, assignment.missed, strict=True) if off]
-    about_classes = list(list_class_warnings(classes, selection.counts, empty, missed, settings))
-    return replace(
-        selection,
-        warnings=[*map(str, about_classes), *_list_cluster_warnings(selection, settings)],
-        long_warnings=[warning for warning in about_classes if len(warning.names) > MAX_NAMED],
-    )
+    return _add_warnings(selection, empty, missed, settings)
 
 
 def _number_labels(source: ImageSource, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -128,15 +100,13 @@ def _number_labels(source: ImageSource, rows: np.ndarray) -> tuple[list[str], np
     return classes, numbers[column.codes[rows]]
 
 
-def _find_originals(digests: np.ndarray, source_splits: np.ndarray) -> np.ndarray:
-    """Return for each image the index of the one to keep of its exact duplicates.
-
-    It is the first that the source assigns to a split; without one, the first.
-    """
-    order = np.argsort(source_splits == NO_SPLIT, kind="stable")
-    first = np.empty(len(order), np.int64)
-    first[order] = order[duplicates.find_first_occurrences(digests[order])]
-    return first
+def _find_near_duplicates(
+    survey: Survey, used: np.ndarray, settings: Preprocess
+) -> np.ndarray | None:
+    """Return for each used image the first of its cluster, or None if they are to be ignored."""
+    if settings.near_duplicates == "ignore":
+        return None
+    return duplicates.find_near_duplicates(survey.facts["hash"][used], settings.near_distance)
 
 
 def _assign_splits(
@@ -166,16 +136,14 @@ def _assign_splits(
     def key(index: int) -> bytes:
         return names[groups[index]].encode() or bytes(digests[used[index]])
 
-    return assign_splits(
+    images = SplitInput(
         source_splits=entries.splits[rows],
         labels=labels,
         classes=classes,
         units=_connect([*together, same_group]),
         key=key,
-        val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
-        seed=seed,
     )
+    return assign_splits(images, settings.val_fraction, settings.test_fraction, seed)
 
 
 def _connect(together: list[np.ndarray]) -> np.ndarray:
@@ -203,24 +171,6 @@ def _remove_empty_classes(
     return kept, np.cumsum(present)[labels] - 1, empty
 
 
-def _check_leaks(
-    survey: Survey, source_splits: np.ndarray, first: np.ndarray, mask: np.ndarray
-) -> None:
-    """Raise `UserError` if the source has equal pixels in two splits, among the masked images."""
-    assigned = source_splits != NO_SPLIT
-    leaks = np.flatnonzero(mask & assigned & (source_splits != source_splits[first]))
-    if len(leaks):
-        pairs = "; ".join(
-            f"{survey.get_entry(index).id} = {survey.get_entry(first[index]).id}"
-            for index in leaks[:5]
-        )
-        raise UserError(
-            f"{len(leaks):,} images are in two of the source's splits with the same pixels, "
-            f"which would make what is measured too good: {pairs}"
-            f"{'; ...' if len(leaks) > 5 else ''}. Take each out of one of them"
-        )
-
-
 def _list_clusters(used: np.ndarray, near: np.ndarray, copies: np.ndarray) -> list[np.ndarray]:
     """Return the images of each cluster of near-duplicates, the largest cluster first.
 
@@ -230,6 +180,25 @@ def _list_clusters(used: np.ndarray, near: np.ndarray, copies: np.ndarray) -> li
     parts = np.split(order, np.flatnonzero(np.diff(near[order])) + 1)
     clusters = [used[part] for part in parts if len(set(copies[part])) > 1]
     return sorted(clusters, key=lambda cluster: (-len(cluster), cluster[0]))
+
+
+def _add_warnings(
+    selection: Selection, empty: list[str], missed: list[str], settings: Preprocess
+) -> Selection:
+    """Return the selection with warnings about its classes and clusters.
+
+    Args:
+        empty: Classes without images.
+        missed: Classes whose drawn shares are off.
+    """
+    about_classes = list(
+        list_class_warnings(selection.classes, selection.counts, empty, missed, settings)
+    )
+    return replace(
+        selection,
+        warnings=[*map(str, about_classes), *_list_cluster_warnings(selection, settings)],
+        long_warnings=[warning for warning in about_classes if len(warning.names) > MAX_NAMED],
+    )
 
 
 def _list_cluster_warnings(selection: Selection, settings: Preprocess) -> Iterator[str]:

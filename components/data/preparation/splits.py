@@ -22,7 +22,7 @@ from components.data.preparation.quotas import (
     compute_quotas,
     draw,
 )
-from components.data.preparation.units import Units
+from components.data.preparation.units import RowsByUnit, Units
 from components.data.sources.base import NO_SPLIT, SPLITS
 from components.errors import UserError
 
@@ -59,6 +59,22 @@ class SplitRequest:
 
 
 @dataclass(frozen=True)
+class SplitInput:
+    """Images to assign to splits."""
+
+    source_splits: np.ndarray
+    """The source's split of each image, `int (N,)`; NO_SPLIT if it assigns none."""
+    labels: np.ndarray
+    """Index into `classes` of each image, `int (N,)`."""
+    classes: Sequence[str]
+    """Names of the classes."""
+    units: np.ndarray
+    """Any integer per image, `int (N,)`; equal for images that must stay together."""
+    key: Callable[[int], bytes]
+    """Returns the bytes that an image is drawn by, given its row."""
+
+
+@dataclass(frozen=True)
 class SplitAssignment:
     """The split of each image."""
 
@@ -70,14 +86,7 @@ class SplitAssignment:
 
 
 def assign_splits(
-    source_splits: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    units: np.ndarray,
-    key: Callable[[int], bytes],
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
+    images: SplitInput, val_fraction: float, test_fraction: float, seed: int
 ) -> SplitAssignment:
     """Assign each image to a split.
 
@@ -88,11 +97,6 @@ def assign_splits(
     the one drawn with the smallest of their keys.
 
     Args:
-        source_splits: The source's split of each image, `int (N,)`; NO_SPLIT if it assigns none.
-        labels: Index into `classes` of each image, `int (N,)`.
-        classes: Names of the classes.
-        units: Any integer per image, `int (N,)`; equal for images that must stay together.
-        key: Returns the bytes that an image is drawn by, given its row.
         val_fraction: Share to draw for validation.
         test_fraction: Share to draw for the test.
         seed: Seed of the draw.
@@ -100,43 +104,40 @@ def assign_splits(
     Raises:
         UserError: the source puts images of one unit into several splits.
     """
-    request = SplitRequest.make(source_splits, val_fraction, test_fraction)
-    # Rows sorted by unit: a unit is a range of `order`, from its start to its end.
-    order = np.argsort(units, kind="stable")
-    starts = np.flatnonzero(np.diff(units[order], prepend=np.nan if len(order) else 0))
-    ends = np.append(starts[1:], len(order))
-    unit_splits = _find_unit_splits(source_splits, request.drawable, order, starts)
-    free = np.flatnonzero(unit_splits == NO_SPLIT)
-    rows = order.tolist()
-    draws = [
-        draw(min(map(key, rows[start:end])), seed)
-        for start, end in zip(starts[free].tolist(), ends[free].tolist(), strict=True)
-    ]
-    in_free = np.repeat(unit_splits == NO_SPLIT, ends - starts)
-    pool = Units.count(
-        draws=np.array(draws, float),
-        units=np.repeat(np.arange(len(free)), (ends - starts)[free]),
-        labels=labels[order][in_free],
-        num_classes=len(classes),
-    )
-    offsets = np.array([draw(name.encode("utf-8", "surrogateescape"), seed) for name in classes])
+    request = SplitRequest.make(images.source_splits, val_fraction, test_fraction)
+    rows = RowsByUnit.sort(images.units)
+    unit_splits = _find_unit_splits(images.source_splits, request.drawable, rows)
+    free = unit_splits == NO_SPLIT
+    pool = _count_units(images, rows.select(free), seed)
+    names = [name.encode("utf-8", "surrogateescape") for name in images.classes]
+    offsets = np.array([draw(name, seed) for name in names])
     unit_splits[free], missed = _draw_splits(pool, offsets, request)
-    drawn = np.empty(len(order), np.int8)
-    drawn[order] = np.repeat(unit_splits, ends - starts)
-    splits = np.where(request.drawable, drawn, source_splits).astype(np.int8)
-    return SplitAssignment(splits, missed)
+    splits = np.where(request.drawable, rows.spread(unit_splits), images.source_splits)
+    return SplitAssignment(splits.astype(np.int8), missed)
+
+
+def _count_units(images: SplitInput, rows: RowsByUnit, seed: int) -> Units:
+    """Return the units of some rows, each with the number drawn by its smallest key."""
+    return Units.count(
+        draws=np.array([draw(min(map(images.key, unit)), seed) for unit in rows], float),
+        units=np.repeat(np.arange(len(rows.sizes)), rows.sizes),
+        labels=images.labels[rows.order],
+        num_classes=len(images.classes),
+    )
 
 
 def _find_unit_splits(
-    source_splits: np.ndarray, drawable: np.ndarray, order: np.ndarray, starts: np.ndarray
+    source_splits: np.ndarray, drawable: np.ndarray, rows: RowsByUnit
 ) -> np.ndarray:
     """Return the split that the source assigns to each unit, NO_SPLIT if it assigns none.
 
     Raises:
         UserError: it assigns several to one unit.
     """
-    lowest = np.minimum.reduceat(np.where(drawable, len(SPLITS), source_splits)[order], starts)
-    highest = np.maximum.reduceat(np.where(drawable, NO_SPLIT, source_splits)[order], starts)
+    lows = np.where(drawable, len(SPLITS), source_splits)[rows.order]
+    highs = np.where(drawable, NO_SPLIT, source_splits)[rows.order]
+    lowest = np.minimum.reduceat(lows, rows.starts)
+    highest = np.maximum.reduceat(highs, rows.starts)
     conflicts = np.flatnonzero((highest != NO_SPLIT) & (lowest != highest))
     if len(conflicts):
         both = f"{SPLITS[lowest[conflicts[0]]]} and {SPLITS[highest[conflicts[0]]]}"

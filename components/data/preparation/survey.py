@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import statistics
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from components.data.preparation.examine import FACTS_DTYPE, ExaminedChunk, examine
 from components.data.preparation.rules import DecoderRules
+from components.data.preparation.shapes import check_shapes
 from components.data.sources.base import (
     ImageEntries,
     ImageEntry,
@@ -34,11 +34,6 @@ _CHUNK_PIXEL_MB = 64
 # Up to this size, examining a source takes less time than starting other processes.
 _SMALL_ROWS = 2000
 _SMALL_MB = 20
-# Largest height or width, in pixels, that images may keep without `image_size`.
-_MAX_SIDE = 1024
-
-# Sizes that the advice about `image_size` proposes.
-_USUAL_SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
 
 # `imap(function, inputs, *shared)` yields `function(*input, *shared)` of each input, in order.
 Imap = Callable[..., Iterator[Any]]
@@ -78,6 +73,57 @@ class Survey:
                 read = os.preadv(file.fileno(), [pixels[position].reshape(-1)], index * size)
                 assert read == size, "the spool is short"
         return pixels
+
+
+@dataclass
+class _Results:
+    """Results of the chunks that are done.
+
+    The arrays are allocated once, and the content digests are in an array of their own: the driver
+    holds the facts of every image.
+    """
+
+    facts: np.ndarray
+    content_digests: np.ndarray
+    refused: list[Refusal] = field(default_factory=list)
+    shapes: dict[tuple[int, ...], str] = field(default_factory=dict)
+    """Shape -> the first image of that shape."""
+    num_accepted: int = 0
+
+    @classmethod
+    def allocate(cls, total: int) -> _Results:
+        """Return empty results with space for all images."""
+        fields = [name for name in FACTS_DTYPE.names or () if name != "content"]
+        facts = np.zeros(total, [(name, FACTS_DTYPE[name]) for name in fields])
+        return cls(facts, np.zeros((total, 32), np.uint8))
+
+    @property
+    def num_done(self) -> int:
+        return self.num_accepted + len(self.refused)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the accepted images."""
+        height, width, channels = next(iter(self.shapes))
+        return height, width, channels
+
+    def add(self, chunk: ExaminedChunk) -> None:
+        """Add the next chunk.
+
+        Raises:
+            UserError: its images have another shape, or too large a one.
+        """
+        self.shapes = chunk.shapes | self.shapes
+        check_shapes(self.shapes)
+        stop = self.num_accepted + len(chunk.facts)
+        for name in self.facts.dtype.names or ():
+            self.facts[name][self.num_accepted : stop] = chunk.facts[name]
+        self.num_accepted = stop
+        contiguous = np.ascontiguousarray(chunk.facts["content"])
+        self.content_digests[chunk.facts["row"]] = contiguous.view(np.uint8).reshape(-1, 32)
+        for row, refusal, digest in chunk.refused:
+            self.refused.append(refusal)
+            self.content_digests[row] = np.frombuffer(digest, np.uint8)
 
 
 def make_rules(settings: Preprocess, encoded: bool) -> DecoderRules:
@@ -124,49 +170,35 @@ def survey(
     total = len(source.entries)
     image_bytes = _count_bytes_per_image(source, rules)
     _check_disk_space(spool, total * image_bytes)
-    refused = list(source.refused)
-    shapes: dict[tuple[int, ...], str] = {}
-    # Allocated once, and without the content digests, which are in an array of their own: the
-    # driver holds the facts of every image.
-    fields = [name for name in FACTS_DTYPE.names or () if name != "content"]
-    facts = np.zeros(total, [(name, FACTS_DTYPE[name]) for name in fields])
-    content_digests = np.zeros((total, 32), np.uint8)
-    accepted = 0
-    done = 0
+    results = _Results.allocate(total)
     with spool.open("wb") as file:
         chunk: ExaminedChunk
         for chunk in imap(examine, _iter_chunks(source.entries, image_bytes), source, rules):
-            shapes = chunk.shapes | shapes
-            _check_shapes(shapes)
+            results.add(chunk)
             file.write(chunk.pixels.reshape(-1).data)
-            stop = accepted + len(chunk.facts)
-            for name in fields:
-                facts[name][accepted:stop] = chunk.facts[name]
-            accepted = stop
-            contiguous = np.ascontiguousarray(chunk.facts["content"])
-            content_digests[chunk.facts["row"]] = contiguous.view(np.uint8).reshape(-1, 32)
-            for row, refusal, digest in chunk.refused:
-                refused.append(refusal)
-                content_digests[row] = np.frombuffer(digest, np.uint8)
-            done += len(chunk.facts) + len(chunk.refused)
-            on_progress(done, total)
-    if not shapes:
-        first = {refusal.reason: refusal for refusal in sorted(refused, reverse=True)}
-        examples = [f"{reason}: {first[reason].path} ({first[reason].detail})" for reason in first]
-        raise UserError(
-            f"{settings.source.path}: none of {total:,} images can be used; "
-            f"{name_some(sorted(examples))}"
-        )
-    height, width, channels = next(iter(shapes))
-    digests = (digest.tobytes() for digest in content_digests)
+            on_progress(results.num_done, total)
+    refused = source.refused + results.refused
+    _check_any_is_usable(results, settings.source.path, refused)
     return Survey(
         source=source,
-        facts=facts[:accepted],
-        content_digests=content_digests,
+        facts=results.facts[: results.num_accepted],
+        content_digests=results.content_digests,
         refused=refused,
-        shape=(height, width, channels),
-        sha256=digest_source(source.entries, source.refused, digests),
+        shape=results.shape,
+        sha256=digest_source(source.entries, source.refused, map(bytes, results.content_digests)),
         spool=spool,
+    )
+
+
+def _check_any_is_usable(results: _Results, location: str, refused: list[Refusal]) -> None:
+    """Raise `UserError` if no image is accepted; names an image for each reason."""
+    if results.shapes:
+        return
+    first = {refusal.reason: refusal for refusal in sorted(refused, reverse=True)}
+    examples = [f"{reason}: {first[reason].path} ({first[reason].detail})" for reason in first]
+    raise UserError(
+        f"{location}: none of {len(results.facts):,} images can be used; "
+        f"{name_some(sorted(examples))}"
     )
 
 
@@ -187,7 +219,7 @@ def _count_bytes_per_image(source: ImageSource, rules: DecoderRules) -> int:
     for row, entry in enumerate(source.entries):
         chunk = examine(row, [entry], source, rules)
         if len(chunk.facts):
-            _check_shapes(chunk.shapes)
+            check_shapes(chunk.shapes)
             return chunk.pixels.nbytes
     return 1
 
@@ -206,37 +238,6 @@ def _iter_chunks(entries: ImageEntries, image_bytes: int) -> Iterator[tuple[int,
         size += entry.size
     if start < len(entries):
         yield start, entries[start:]
-
-
-def _check_shapes(shapes: dict[tuple[int, ...], str]) -> None:
-    """Raise `UserError` if there are several shapes, or a shape is too large."""
-    if len(shapes) > 1:
-        examples = ", ".join(
-            f"{name} ({'x'.join(map(str, shape))})" for shape, name in sorted(shapes.items())[:3]
-        )
-        parameter = "image_size" if len({shape[:2] for shape in shapes}) > 1 else "channels"
-        advice = _propose_size(shapes) if parameter == "image_size" else ""
-        raise UserError(
-            f"images differ in height, width or channels: {examples}; "
-            f"set preprocess.{parameter} in params.yaml{advice}"
-        )
-    for shape, name in shapes.items():
-        if max(shape[:2]) > _MAX_SIDE:
-            raise UserError(
-                f"{name} has {shape[0]} x {shape[1]} pixels (height x width); "
-                f"set preprocess.image_size in params.yaml (up to {_MAX_SIDE})"
-                f"{_propose_size(shapes)}"
-            )
-
-
-def _propose_size(shapes: Iterable[tuple[int, ...]]) -> str:
-    """Return advice: the usual size that is nearest below the median of the shorter sides."""
-    median = statistics.median_low(min(shape[:2]) for shape in shapes)
-    size = max(usual for usual in _USUAL_SIZES if usual <= max(median, _USUAL_SIZES[0]))
-    return (
-        f", for example to {size} for squares of {size} x {size} or to [height, width]; "
-        "preprocess.resize (crop, pad or stretch) states what happens to other aspect ratios"
-    )
 
 
 def _check_disk_space(spool: Path, needed: int) -> None:

@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class RowsByUnit:
+    """Rows of the images sorted by unit: `order[starts[u] : starts[u] + sizes[u]]` of unit `u`."""
+
+    order: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def sort(cls, units: np.ndarray) -> RowsByUnit:
+        """Sort the rows, given the unit of each."""
+        order = np.argsort(units, kind="stable")
+        starts = np.flatnonzero(np.diff(units[order], prepend=np.nan if len(order) else 0))
+        return cls(order, np.diff(starts, append=len(order)))
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Position in `order` of the first row of each unit, `int64 (U,)`."""
+        starts: np.ndarray = np.cumsum(self.sizes) - self.sizes
+        return starts
+
+    def select(self, mask: np.ndarray) -> RowsByUnit:
+        """Return the masked units only."""
+        return RowsByUnit(self.order[np.repeat(mask, self.sizes)], self.sizes[mask])
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Return the value of each row's unit, given one value per unit."""
+        spread = np.empty(len(self.order), values.dtype)
+        spread[self.order] = np.repeat(values, self.sizes)
+        return spread
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self.order.tolist()
+        for start, size in zip(self.starts.tolist(), self.sizes.tolist(), strict=True):
+            yield rows[start : start + size]
 
 
 @dataclass(frozen=True)

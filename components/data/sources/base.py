@@ -144,8 +144,8 @@ class IgnoredKind(NamedTuple):
 class ImageSource(ABC):
     """A set of labelled images.
 
-    A new kind of source needs a module with a subclass, a `case` in `components.data.sources`, and
-    a section in `components.params`.
+    A new kind of source needs a module with a subclass, a `case` in `opening.open_source`, and a
+    section in `components.params`.
     """
 
     entries: ImageEntries
@@ -173,6 +173,11 @@ class ImageSource(ABC):
 
         Content is an image file, an array `uint8 (H, W, C)`, or a refusal if it cannot be read.
         """
+
+    @property
+    def num_listed(self) -> int:
+        """Number of images that the source lists, refused ones included."""
+        return len(self.entries) + len(self.refused)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the lists of entries.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from components.data.sources.base import SPLITS
-from components.data.sources.file_kinds import split_words
+from components.data.sources.files.kinds import split_words
 
 # Names of split folders, in lower case and without spaces, hyphens and underscores -> split.
 _STEMS = {

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.data.sources.archive import is_archive
 from components.data.sources.base import (
     ImageEntries,
     ImageEntry,
@@ -15,7 +14,8 @@ from components.data.sources.base import (
     Refusal,
     name_some,
 )
-from components.data.sources.file_kinds import (
+from components.data.sources.files.archive import is_archive
+from components.data.sources.files.kinds import (
     count_ignored,
     describe_ignored,
     get_extension,
@@ -23,9 +23,9 @@ from components.data.sources.file_kinds import (
     is_image_head,
     is_undecided,
 )
+from components.data.sources.files.tree import FileInfo, FileTree
 from components.data.sources.layout import Layout, find_layout
 from components.data.sources.layout_checks import Place
-from components.data.sources.tree import FileInfo, FileTree
 from components.errors import UserError
 from components.params import ImageFolderSource
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.data.sources.base import ImageEntry, ImageSource, Refusal, parse_row_number
-from components.data.sources.table import (
+from components.data.sources.files.tree import refuse_large_file
+from components.data.sources.tables.checks import (
     check_columns,
     read_splits,
     separate_invalid,
     sort_class_names,
 )
-from components.data.sources.tree import refuse_large_file
 from components.errors import UserError
 from components.params import ParquetSource
 

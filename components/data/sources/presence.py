@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from components.data.sources.archive import is_archive
-from components.data.sources.location import explain_missing, get_local_path, open_tree
+from components.data.sources.files.archive import is_archive
+from components.data.sources.files.location import explain_missing, get_local_path, open_tree
 from components.errors import UserError
 from components.params import CsvSource, ImageFolderSource, Source, TorchvisionSource
 

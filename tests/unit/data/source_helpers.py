@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from components.data import sources
+from components.data.sources import opening
 from components.data.sources.base import ImageSource
 from components.params import Limits, Source
 
@@ -21,7 +21,7 @@ def open_source(
 ) -> ImageSource:
     """Open a source of the given kind; `options` are its other parameters."""
     settings = TypeAdapter(Source).validate_python({"kind": kind, "path": str(path), **options})
-    return sources.open_source(settings, limits, scratch)
+    return opening.open_source(settings, limits, scratch)
 
 
 def read_all(source: ImageSource) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.data.format.shards import read_split
-from components.data.sources import open_source
+from components.data.sources.opening import open_source
 from components.errors import UserError
 from components.params import load_params
 from tests.conftest import make_images, write_idx

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,19 @@ def test_resize_crops_the_central_square() -> None:
     assert image.pixels.shape == (16, 16, 3)
     assert (image.pixels[:, 2:-2] == 200).all()
     assert image.size == (40, 120)
+
+
+def test_decoder_loads_no_other_module_of_kiln() -> None:
+    code = (
+        "import sys, components.data.preparation.decoder\n"
+        "print(*sorted(m for m in sys.modules if m.startswith('components.') and m.count('.') > 2))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [
+        "components.data.preparation.conversion",
+        "components.data.preparation.decoder",
+        "components.data.preparation.formats",
+        "components.data.preparation.rules",
+        "components.data.sources.files",
+        "components.data.sources.files.iso_brands",
+    ]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.data.sources.base import Refusal
-from components.data.sources.tree import LocalTree, find_unhashable_files
+from components.data.sources.files.tree import LocalTree, find_unhashable_files
 from components.errors import UserError
 from tests.conftest import make_images, write_idx
 from tests.unit.data.hostile import encode, make_class_folder, make_picture

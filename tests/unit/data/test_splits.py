@@ -15,6 +15,7 @@ from components.data.preparation.splits import (
     TRAIN,
     VAL,
     SplitAssignment,
+    SplitInput,
     assign_splits,
 )
 from components.errors import UserError
@@ -35,16 +36,14 @@ def assign_all(
 ) -> SplitAssignment:
     """Assign splits to images with distinct keys; by default, each image is a unit of its own."""
     rows = len(source_splits)
-    return assign_splits(
+    images = SplitInput(
         source_splits=source_splits,
         labels=labels,
         classes=[f"class {label}" for label in range(int(labels.max()) + 1)],
         units=np.arange(rows) if units is None else units,
         key=(keys or make_keys(rows)).__getitem__,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
     )
+    return assign_splits(images, val_fraction, test_fraction, seed)
 
 
 def assign(

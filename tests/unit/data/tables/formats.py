@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 
-from tests.unit.data.tables import BY_ID, CATS, PLAIN, Case, json_lines, workbook
+from tests.unit.data.tables.cases import BY_ID, CATS, PLAIN, Case, json_lines, workbook
 
 CAT_ROWS = [{"path": path, "label": label} for path, label in CATS.items()]
 

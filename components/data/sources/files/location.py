@@ -6,8 +6,8 @@ import difflib
 from pathlib import Path, PurePosixPath
 
 from components.data.sources.base import name_some
-from components.data.sources.remote_tree import RemoteTree
-from components.data.sources.tree import FileTree, LocalTree
+from components.data.sources.files.remote_tree import RemoteTree
+from components.data.sources.files.tree import FileTree, LocalTree
 from components.errors import UserError
 
 _KEY = "preprocess.source.path"

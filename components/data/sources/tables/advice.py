@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.data.sources.base import escape_unprintable
-from components.data.sources.table_paths import (
+from components.data.sources.tables.paths import (
     NOT_FOUND,
     AmbiguousPathError,
     FileIndex,

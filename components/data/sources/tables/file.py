@@ -1,4 +1,4 @@
-"""Tables of strings from files: recognition of the format, and Excel. Text is in `table_text`."""
+"""Tables of strings from files: recognition of the format, and Excel. Text is in `text`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from io import BytesIO
 import pandas as pd
 
 from components.data.sources.base import Refusal, name_some
-from components.data.sources.table_header import MAX_TITLE_ROWS, is_header
-from components.data.sources.table_text import read_delimited, read_json
-from components.data.sources.tree import FileTree
+from components.data.sources.files.tree import FileTree
+from components.data.sources.tables.header import MAX_TITLE_ROWS, is_header
+from components.data.sources.tables.text import read_delimited, read_json
 from components.errors import UserError
 from components.params import CsvSource
 

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from components.data.sources.base import Refusal, is_printable
-from components.data.sources.file_kinds import HEAD_BYTES, is_skipped
-from components.data.sources.tree import (
+from components.data.sources.files.kinds import HEAD_BYTES, is_skipped
+from components.data.sources.files.tree import (
     FileInfo,
     FileListing,
     refuse_large_file,

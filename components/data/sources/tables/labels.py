@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from components.data.sources.base import name_some
-from components.data.sources.file_kinds import has_image_name
-from components.data.sources.table import describe_missing_columns
+from components.data.sources.files.kinds import has_image_name
+from components.data.sources.tables.checks import describe_missing_columns
 from components.errors import UserError
 from components.params import CsvSource
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.data.sources.base import ImageEntry, ImageSource, Refusal, escape_unprintable
-from components.data.sources.table import read_splits, separate_invalid, sort_class_names
-from components.data.sources.table_advice import describe_missing_files, find_lost_zeros
-from components.data.sources.table_file import read_table
-from components.data.sources.table_labels import select_columns
-from components.data.sources.table_notes import describe_doubts
-from components.data.sources.table_paths import (
+from components.data.sources.files.tree import FileTree
+from components.data.sources.tables.advice import describe_missing_files, find_lost_zeros
+from components.data.sources.tables.checks import read_splits, separate_invalid, sort_class_names
+from components.data.sources.tables.file import read_table
+from components.data.sources.tables.labels import select_columns
+from components.data.sources.tables.notes import describe_doubts
+from components.data.sources.tables.paths import (
     NOT_FOUND,
     FileIndex,
     Resolution,
@@ -25,7 +26,6 @@ from components.data.sources.table_paths import (
     remove_prefix,
     resolve,
 )
-from components.data.sources.tree import FileTree
 from components.errors import UserError
 from components.params import CsvSource
 

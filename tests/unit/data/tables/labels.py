@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.data.tables import CATS, PLAIN, Case, json_lines
+from tests.unit.data.tables.cases import CATS, PLAIN, Case, json_lines
 
 COLUMNS = {
     "other case and blanks": Case(" PATH , Label\n cat/1.jpg , cat \n", {"cat/1.jpg": "cat"}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.data.tables import BY_ID, CATS, IDS, PLAIN, Case, workbook
+from tests.unit.data.tables.cases import BY_ID, CATS, IDS, PLAIN, Case, workbook
 
 PATHS = {
     "ids": Case("id,label\n00012,cat\n00013,dog\n", IDS, settings=BY_ID),

@@ -13,10 +13,10 @@ import pytest
 from components.data.sources.base import Refusal
 from components.errors import UserError
 from tests.unit.data.source_helpers import open_source, read_all
-from tests.unit.data.tables import CATS, FILES, PLAIN, Case
-from tests.unit.data.tables_formats import FORMATS
-from tests.unit.data.tables_labels import COLUMNS, LABELS
-from tests.unit.data.tables_paths import PATHS
+from tests.unit.data.tables.cases import CATS, FILES, PLAIN, Case
+from tests.unit.data.tables.formats import FORMATS
+from tests.unit.data.tables.labels import COLUMNS, LABELS
+from tests.unit.data.tables.paths import PATHS
 
 CASES = {"format": FORMATS, "columns": COLUMNS, "labels": LABELS, "paths": PATHS}
 
@@ -149,8 +149,8 @@ def test_table_in_an_object_store_is_read(folder: Path) -> None:
 def test_table_that_unpacks_to_too_much_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.data.sources.table_file._MAX_TABLE_BYTES", 1 << 20)
-    monkeypatch.setattr("components.data.sources.table_file._MAX_WORKBOOK_BYTES", 1 << 10)
+    monkeypatch.setattr("components.data.sources.tables.file._MAX_TABLE_BYTES", 1 << 20)
+    monkeypatch.setattr("components.data.sources.tables.file._MAX_WORKBOOK_BYTES", 1 << 10)
     (folder / "labels.csv").write_bytes(gzip.compress(bytes(2 << 20)))
     with pytest.raises(UserError, match="unpacks to more than"):
         open_source("csv", folder)

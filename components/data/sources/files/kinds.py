@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from components.data.sources.base import IgnoredKind, escape_unprintable
+from components.data.sources.files.iso_brands import IMAGE_BRANDS
 
 
 def split_words(text: str) -> frozenset[str]:
@@ -44,13 +45,6 @@ HEAD_BYTES = 16
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM",
 )  # fmt: skip
-# Major brands of AVIF and HEIF files, in bytes 8 to 12.
-_ISO_BRANDS = frozenset(
-    [
-        *(b"avif", b"avis", b"heic", b"heix", b"heim", b"heis"),
-        *(b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"),
-    ]
-)
 _MAX_EXAMPLES = 12
 _MAX_KINDS_SHOWN = 5
 _MAX_EXAMPLES_SHOWN = 2
@@ -82,7 +76,7 @@ def is_image_head(head: bytes) -> bool:
     return (
         head.startswith(_SIGNATURES)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[4:8] == b"ftyp" and head[8:12] in _ISO_BRANDS)
+        or (head[4:8] == b"ftyp" and head[8:12] in IMAGE_BRANDS)
     )
 
 

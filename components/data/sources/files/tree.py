@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from components.data.sources.base import Refusal, is_printable
-from components.data.sources.file_kinds import HEAD_BYTES, is_skipped
+from components.data.sources.files.kinds import HEAD_BYTES, is_skipped
 
 # O_NONBLOCK: opening a pipe does not wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

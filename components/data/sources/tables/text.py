@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.data.sources.table_header import find_header, get_configured_names
+from components.data.sources.tables.header import find_header, get_configured_names
 from components.errors import UserError
 from components.params import CsvSource
 

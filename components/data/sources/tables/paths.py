@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.data.sources.base import name_some
-from components.data.sources.file_kinds import IMAGE_EXTENSIONS
-from components.data.sources.tree import FileInfo
+from components.data.sources.files.kinds import IMAGE_EXTENSIONS
+from components.data.sources.files.tree import FileInfo
 from components.errors import UserError
 
 _EXTENSION = rf"(?i)^(?P<stem>.*)\.(?P<extension>{'|'.join(sorted(IMAGE_EXTENSIONS))})$"

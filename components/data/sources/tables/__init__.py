@@ -1,0 +1,1 @@
+"""Tables of image paths and labels in the folder of the images."""
