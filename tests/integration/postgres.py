@@ -78,6 +78,10 @@ class Postgres:
         assert done.returncode == 0, done.stderr
         return done.stdout or ""
 
+    def execute(self, name: str, statement: str) -> None:
+        """Run a statement of SQL in a database."""
+        self._call("psql", "-d", name, "-v", "ON_ERROR_STOP=1", "-c", statement)
+
     def dump(self, name: str) -> str:
         """Return the content of a database as SQL."""
         rows = self._call("pg_dump", name).splitlines()

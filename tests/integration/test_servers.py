@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import os
 import re
 import shlex
@@ -10,12 +12,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from werkzeug.security import generate_password_hash
 
 from components.errors import UserError
 from components.registry import history, model_versions
@@ -90,6 +95,14 @@ def auth_server(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterato
         ):
             done = run_command(server, home, "admin", "grant", *words)
             assert done.returncode == 0, done.stdout
+        # MLflow checks the password in each request, for which a good hash takes a tenth of a
+        # second.
+        for name, password in USERS.items():
+            cheap = generate_password_hash(password, method="pbkdf2:sha256:1")
+            database.execute(
+                "mlflow_auth",
+                f"UPDATE users SET password_hash = '{cheap}' WHERE username = '{name}'",
+            )
         yield server
     finally:
         if hasattr(server, "process"):
@@ -408,3 +421,125 @@ def test_pipeline_on_the_server_leaves_no_password_behind(
     for secret in secrets:
         assert not [text for text in texts if secret in text]
         assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+def list_writing_routes() -> list[tuple[str, str]]:
+    """Return method and path of every route of MLflow's server that may change something."""
+    from flask import Flask
+    from mlflow.server import app, auth
+
+    added_by_auth = Flask("auth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "for the list alone")
+        patch.setattr(auth, "_init_store_for_app", lambda: None)
+        auth.create_app(added_by_auth)
+    rules = [*app.url_map.iter_rules(), *added_by_auth.url_map.iter_rules()]
+    routes = {
+        (method, re.sub(r"<[^>]*>", "1", rule.rule))
+        for rule in rules
+        for method in (rule.methods or set()) - {"GET", "HEAD", "OPTIONS"}
+    }
+    return sorted(routes)
+
+
+def list_encodings(body: dict[str, Any], own: str) -> Iterator[dict[str, Any]]:
+    """Return arguments in all ways in which a check and a handler may read them differently.
+
+    `own` is a registered model that the user may change. A check may read it where the handler
+    reads the name in `body`.
+    """
+    query = {"name": own}
+    text = json.dumps(body)
+    yield {"json": body}
+    yield {"json": body, "params": query}
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/JSON"):
+        yield {"data": text, "params": query, "headers": {"Content-Type": content_type}}
+    yield {"data": text, "params": query}
+    yield {"params": body}
+    twice = f'{{"name": "{own}", {text[1:]}'
+    yield {"data": twice, "headers": {"Content-Type": "application/json"}}
+    yield {"json": text}
+
+
+def test_no_route_of_mlflow_changes_what_a_user_has_no_right_to(
+    auth_server: AuthServer, versions: tuple[int, int], as_user: ConnectAs
+) -> None:
+    """Every route of the server, as a user without a role and as the training identity."""
+    as_user("alice")
+    command.promote(versions[0], "for the routes")
+    reader = as_user("reader")
+    reader.create_registered_model("mine")
+    admin = as_user("admin")
+
+    def describe(name: str, with_versions: bool) -> dict[str, Any]:
+        model = admin.get_registered_model(name)
+        described = {"aliases": model.aliases, "tags": model.tags, "text": model.description}
+        if with_versions:
+            listed = model_versions.list_versions(admin, name)
+            described["versions"] = [
+                (v.version, v.tags, v.source, v.description, v.current_stage) for v in listed
+            ]
+        return described
+
+    def snapshot(user: str) -> list[Any]:
+        histories = [
+            model.name
+            for model in admin.search_registered_models(max_results=1000)
+            if model.name.endswith("-history")
+        ]
+        # The training identity may add versions and tags to the model.
+        is_reader = user == "reader"
+        task = describe(NAME, with_versions=is_reader)
+        if not is_reader:
+            task = {"aliases": task["aliases"]}
+        return [task, describe(HISTORY, with_versions=True), sorted(histories)]
+
+    routes = list_writing_routes()
+    registry = [route for route in routes if re.search("registered-model|model-version", route[1])]
+    assert len(registry) > 20
+    assert len(routes) > 250
+    for user in ("reader", "ci"):
+        before = snapshot(user)
+
+        def send(method: str, path: str, encoding: dict[str, Any], user: str = user) -> None:
+            address = auth_server.address + path
+            credentials = (user, USERS[user])
+            with contextlib.suppress(requests.Timeout):
+                requests.request(method, address, auth=credentials, timeout=10, **encoding)
+
+        with ThreadPoolExecutor(8) as pool:
+            for method, path in registry:
+                sent = [
+                    pool.submit(send, method, path, encoding)
+                    for name in (NAME, HISTORY)
+                    for encoding in list_encodings(make_body(name), "mine")
+                ]
+                for request in sent:
+                    request.result()
+                assert snapshot(user) == before, f"{user}: {method} {path}"
+            others = sorted(set(routes) - set(registry))
+            for _ in pool.map(lambda route: send(*route, {"json": make_body(NAME)}), others):
+                pass
+        assert snapshot(user) == before, user
+    as_user("alice")
+    command.rollback("after the routes")
+
+
+def make_body(name: str) -> dict[str, Any]:
+    """Return arguments with which any call of the registry would do harm to a registered model."""
+    return {
+        "name": name,
+        "version": "1",
+        "alias": "champion",
+        "key": "kiln.move",
+        "value": "{}",
+        "new_name": "elsewhere-history",
+        "description": "changed",
+        "stage": "Archived",
+        "source": f"models:/{NAME}/1",
+        "permission": "MANAGE",
+        "resource_type": "registered_model",
+        "resource_pattern": name,
+        "username": "ci",
+        "role_id": 1,
+    }

@@ -1,29 +1,36 @@
-"""The `authorization_function` of an MLflow server: basic auth, and one rule of Kiln's.
+"""The `authorization_function` of an MLflow server: basic auth, and Kiln's rules for registries.
 
 In MLflow, a user who may add versions to a registered model may also move its aliases and rename
 it, because all of these are `update` on the model. With this function, only users who may add
 versions to `<name>-history`, and so record a move, may move an alias of `<name>`. The recorded
 moves themselves cannot be changed. Registered models without a history keep MLflow's rules.
 
+The rules apply to calls that change a registered model or a version. They fail closed: a call that
+this module does not know is refused, and so is one whose arguments could be read in two ways. In
+MLflow 3.17 the handler of a DELETE reads its body, whatever the content type, while the check of
+permissions reads the query unless the content type is JSON. So arguments must be in a JSON body,
+and there only.
+
 `authorization_function` is MLflow's documented hook
 (https://mlflow.org/docs/latest/self-hosting/security/custom/). `docs/how-to/server.md` explains how
 to set it.
 
-This is the only module that uses private names of MLflow: `_get_request_param` and
-`_get_model_registry_store`. The hook has to read the model's name from a request exactly as
-MLflow's own rules do, or a request could name one model to the hook and another to MLflow. It also
-has to ask the registry of the server that it runs in. MLflow has no public functions for either.
-`tests/unit/registry/test_authorization.py` fails when one of them changes.
+This is the only module that uses a private name of MLflow: `_get_model_registry_store`. The hook
+has to ask the registry of the server that it runs in, and MLflow has no public function for it.
+`tests/unit/registry/test_authorization.py` fails when it changes. The server does not start with a
+version of MLflow whose calls have not been looked through.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
+import mlflow
 from flask import Response, jsonify, request
 from mlflow.exceptions import MlflowException
 from mlflow.server import auth
-from mlflow.server.auth import _get_request_param
 from mlflow.server.auth.permissions import RESOURCE_TYPE_REGISTERED_MODEL
 from mlflow.server.auth.requirements import Requirement
 from mlflow.server.handlers import _get_model_registry_store
@@ -31,17 +38,48 @@ from werkzeug.datastructures import Authorization
 
 from components.registry import HISTORY_SUFFIX
 
-_ROUTE = re.compile(r"/mlflow/(registered-models|model-versions)/([a-z-]+)$")
+_CHECKED_MLFLOW = "3.17."
+if not mlflow.__version__.startswith(_CHECKED_MLFLOW):
+    raise ImportError(
+        f"MLflow is {mlflow.__version__}; the authorization of Kiln was checked with "
+        f"{_CHECKED_MLFLOW}* only. Install that version (`make setup`), or look through MLflow's "
+        "calls and run tests/integration/test_servers.py with the new one"
+    )
+
+Call = tuple[str, str]
+"""A call of the registry: `registered-models` or `model-versions`, and what follows in the path."""
+
+_ROUTE = re.compile(r"/mlflow/(registered-models|model-versions)/(.+)$")
+_READ_METHODS = ("GET", "HEAD", "OPTIONS")
+_READS = {
+    ("registered-models", "search"),
+    ("registered-models", "get-latest-versions"),
+    ("model-versions", "search"),
+}
 _CREATE_MODEL = ("registered-models", "create")
+_RENAME_MODEL = ("registered-models", "rename")
 _CREATE_VERSION = ("model-versions", "create")
 # Calls that move an alias, or that delete or rename the model or version that it belongs to.
 _ALIAS_CALLS = {
     ("registered-models", "alias"),
-    ("registered-models", "rename"),
+    _RENAME_MODEL,
     ("registered-models", "delete"),
     ("model-versions", "delete"),
 }
-_READS = {"get", "search", "get-latest-versions", "get-download-uri"}
+_OTHER_WRITES = {
+    ("registered-models", "update"),
+    ("registered-models", "set-tag"),
+    ("registered-models", "delete-tag"),
+    ("model-versions", "update"),
+    ("model-versions", "set-tag"),
+    ("model-versions", "delete-tag"),
+    ("model-versions", "transition-stage"),
+}
+_KNOWN_WRITES = {_CREATE_MODEL, _CREATE_VERSION} | _ALIAS_CALLS | _OTHER_WRITES
+
+
+class _UnclearError(Exception):
+    """The arguments of a request could be read in more than one way."""
 
 
 def authenticate() -> Authorization | Response:
@@ -50,12 +88,18 @@ def authenticate() -> Authorization | Response:
     MLflow calls this during each request and checks its own permissions afterwards.
     """
     user: Authorization | Response = auth.authenticate_request_basic_auth()
+    if isinstance(user, Response) or request.method in _READ_METHODS:
+        return user
     route = _ROUTE.search(request.path)
-    if isinstance(user, Response) or route is None:
+    if route is None:
         return user
-    if request.method == "GET" or route[2] in _READS:
+    call = (route[1], route[2].rstrip("/"))
+    if call in _READS or auth.store.get_user(user.username).is_admin:
         return user
-    objection = _find_objection(str(user.username), (route[1], route[2]))
+    try:
+        objection = _find_objection(str(user.username), call)
+    except _UnclearError as error:
+        objection = str(error)
     if objection is None:
         return user
     refusal = jsonify(error_code="PERMISSION_DENIED", message=objection)
@@ -63,24 +107,29 @@ def authenticate() -> Authorization | Response:
     return refusal
 
 
-def _find_objection(user: str, call: tuple[str, str]) -> str | None:
+def _find_objection(user: str, call: Call) -> str | None:
     """Return the reason for which a user must not make a call, None if Kiln allows it."""
-    try:
-        name = str(_get_request_param("name"))
-    except MlflowException:
-        return None  # MLflow refuses a request without a name itself
-    if auth.store.get_user(user).is_admin:
-        return None
-    base = name.removesuffix(HISTORY_SUFFIX)
-    if base != name and _exists(base):
+    if call not in _KNOWN_WRITES:
+        return f"{'/'.join(call)} is no call that Kiln's authorization knows; an administrator may"
+    arguments = _read_arguments()
+    name = _read_name(arguments, "name")
+    if name.endswith(HISTORY_SUFFIX):
         return _find_history_objection(name, call)
     history = name + HISTORY_SUFFIX
+    if call == _RENAME_MODEL:
+        new_name = _read_name(arguments, "new_name", "newName")
+        if new_name.endswith(HISTORY_SUFFIX):
+            return f"names that end with {HISTORY_SUFFIX} belong to histories"
+        if _exists(history) or _exists(new_name + HISTORY_SUFFIX):
+            return f"{name} cannot become {new_name}: a history belongs to one of these names"
+    if call == _CREATE_MODEL and not _exists(name) and _exists(history):
+        return f"{name} was deleted and its history remains; an administrator may create it again"
     if call in _ALIAS_CALLS and _exists(history) and not _may_update(user, history):
         return f"aliases of {name} are moved by those who may add to {history}"
     return None
 
 
-def _find_history_objection(history: str, call: tuple[str, str]) -> str | None:
+def _find_history_objection(history: str, call: Call) -> str | None:
     if call == _CREATE_VERSION:
         return None
     if call != _CREATE_MODEL:
@@ -88,6 +137,40 @@ def _find_history_objection(history: str, call: tuple[str, str]) -> str | None:
     if _exists(history):
         return None  # MLflow answers that the model exists
     return f"{history} is made by the administrator, with `python -m pipelines.grant`"
+
+
+def _read_arguments() -> dict[str, Any]:
+    """Return the arguments of the request, which are the same for MLflow's checks and its handlers.
+
+    Raises:
+        _UnclearError: They are not in a JSON object in the body alone, or one is there twice.
+    """
+    if request.query_string:
+        raise _UnclearError("the arguments of this call belong into its body, not into its address")
+    if request.mimetype != "application/json":
+        raise _UnclearError("this call needs the content type application/json")
+    try:
+        arguments = json.loads(request.get_data(), object_pairs_hook=_refuse_duplicates)
+    except ValueError as error:  # of json and of the encoding
+        raise _UnclearError(f"the body of this call is not JSON: {error}") from None
+    if not isinstance(arguments, dict):
+        raise _UnclearError("the body of this call has to be a JSON object")
+    return arguments
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise _UnclearError("the body of this call has an argument twice")
+    return values
+
+
+def _read_name(arguments: dict[str, Any], *spellings: str) -> str:
+    """Return the name of a registered model, which must be given in one of the spellings."""
+    values = [arguments[key] for key in spellings if key in arguments]
+    if len(values) != 1 or not isinstance(values[0], str):
+        raise _UnclearError(f"this call needs one {spellings[0]}, as text")
+    return str(values[0])
 
 
 def _may_update(user: str, name: str) -> bool:
