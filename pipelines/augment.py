@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from components.console import ProgressBar, echo, launch
-from components.data.augmentation.offline import ShardSource, make_copies
 from components.data.augmentation.preview import FirstImages, plot_preview
 from components.data.format.shards import (
     SplitWriter,
@@ -41,10 +40,14 @@ def run(train: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
         for images in read_row_groups(train, manifest):
             writer.add(images)
             first_images.add(images)
-        source = ShardSource(train, manifest)
-        labels = read_labels(train, manifest)
-        for images in make_copies(source, labels, settings, params.seed, progress.update_count):
-            writer.add(images)
+        if settings.makes_copies:
+            # Imported here because torch and torchvision cost seconds.
+            from components.data.augmentation.offline import ShardSource, make_copies
+
+            source = ShardSource(train, manifest)
+            labels = read_labels(train, manifest)
+            for images in make_copies(source, labels, settings, params.seed, progress.update_count):
+                writer.add(images)
         written = writer.finish(manifest.channels, manifest.origin | {"prepared": manifest.sha256})
         plot_preview(
             first_images.images(),

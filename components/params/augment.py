@@ -162,9 +162,14 @@ class Augment(Section):
     policy: list[Operation] = []
     """Operations that are applied to each copy, in this order."""
 
+    @property
+    def makes_copies(self) -> bool:
+        """True if there are copies of any image."""
+        return bool(self.copies or self.balance)
+
     @model_validator(mode="after")
     def _check_copies_differ(self) -> Augment:
-        if (self.copies or self.balance) and not self.policy:
+        if self.makes_copies and not self.policy:
             raise ValueError(
                 "policy is empty, so that copies would be duplicates; "
                 "name an operation or set copies: 0"

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from components.data.augmentation.offline import augment
 from components.data.format.images import Images
 from components.figures import label_fonts, show_image
 from components.params import Augment
@@ -48,10 +47,15 @@ def plot_preview(
         if len(rows := np.flatnonzero(images.labels == label))
     ][:_MAX_CLASSES]
     originals = images.take(np.array(first))
-    if not settings.copies and not settings.balance:
+    if settings.makes_copies:
+        # Imported here because torch and torchvision cost seconds, and the default makes no copies.
+        from components.data.augmentation.offline import augment
+
+        settings = settings.model_copy(update={"copies": copies, "balance": False})
+        augmented = augment(originals, settings, seed)
+    else:
         copies = 0
-    settings = settings.model_copy(update={"copies": copies, "balance": False})
-    augmented = augment(originals, settings, seed)
+        augmented = originals
     with label_fonts([classes[label] for label in originals.labels]) as labels:
         figure = Figure(figsize=(2.5 + 0.9 * copies, 0.9 * len(first) + 0.5), layout="constrained")
         FigureCanvasAgg(figure)

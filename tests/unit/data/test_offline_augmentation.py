@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -19,6 +21,7 @@ from components.data.augmentation.preview import FirstImages, plot_preview
 from components.data.format import shards
 from components.data.format.images import Images
 from components.params import Augment
+from components.paths import ROOT
 from tests.conftest import make_images
 
 POLICY = [
@@ -193,3 +196,15 @@ def test_first_images_are_collected_from_parts_in_the_order_of_the_classes() -> 
     for start in range(0, 6, 2):
         first_images.add(images.slice(start, start + 2))
     assert first_images.images().ids == ["train/0", "train/1", "train/2"]
+
+
+def test_stage_without_copies_imports_no_torch() -> None:
+    """Importing torch and torchvision takes longer than copying a split."""
+    code = (
+        "import sys; import pipelines.augment, components.data.augmentation.preview; "
+        "print('torch' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
