@@ -14,7 +14,15 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu_run.parts import LIMITS_S, TOTAL_S, Ended, Part, make_part, run_part
+from benchmarks.gpu_run.parts import (
+    LIMITS_S,
+    SMOKE_LIMIT_S,
+    TOTAL_S,
+    Ended,
+    Part,
+    make_part,
+    run_part,
+)
 from benchmarks.gpu_run.report import write_report
 
 LOG = "log.txt"
@@ -26,7 +34,8 @@ def main() -> None:
     # Raise SystemExit, so that the running part is killed too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out = args.out.resolve()
-    run([make_part(name, out, args.smoke) for name in args.parts], out)
+    parts = [make_part(name, out, args.smoke) for name in args.parts]
+    run(parts, out, SMOKE_LIMIT_S if args.smoke else TOTAL_S)
 
 
 def run(parts: Sequence[Part], out: Path, total_s: float = TOTAL_S) -> None:

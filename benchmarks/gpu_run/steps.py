@@ -23,7 +23,7 @@ from benchmarks.gpu_run.cases import (
     shrink,
 )
 from benchmarks.gpu_run.implementations import Implementation
-from benchmarks.gpu_run.parts import LIMITS_S, choose_device, parse_part_arguments
+from benchmarks.gpu_run.parts import choose_device, get_limit_s, parse_part_arguments
 from benchmarks.gpu_run.results import Results, free_memory
 from benchmarks.gpu_run.settings import free_settings
 from benchmarks.gpu_run.turns import FULL, SMOKE, Runner
@@ -220,10 +220,11 @@ def measure_compiled_resnet50(measurement: Measurement, compile_s: float) -> Non
 def main() -> None:
     out, smoke = parse_part_arguments()
     results = Results(out, "steps")
-    clock = Clock(LIMITS_S["steps"] - _START_S)
+    limit_s = get_limit_s("steps", smoke)
+    clock = Clock(limit_s - _START_S)
     compile_s = float("inf")
     for case in map(shrink, SMOKE_CASES) if smoke else CASES:
-        clock.begin_case(case.budget_s)
+        clock.begin_case(limit_s if smoke else case.budget_s)
         with results.attempt(case.name):
             measurement = Measurement(case, results, clock, smoke)
             measurement.run()
@@ -231,7 +232,7 @@ def main() -> None:
                 compile_s = measurement.compile_s
         free_memory()
     if not smoke:
-        clock.begin_case(LIMITS_S["steps"])
+        clock.begin_case(limit_s)
         with results.attempt(RESNET50.name):
             measure_compiled_resnet50(Measurement(RESNET50, results, clock, smoke), compile_s)
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from benchmarks.gpu_run.parts import SMOKE_LIMIT_S
 from benchmarks.gpu_run.right.setup import Setup
-from benchmarks.gpu_run.right.trials import Trial
+from benchmarks.gpu_run.right.trials import CPU, Trial
 from components.errors import PeerLostError
 from components.training import collectives
 
@@ -69,7 +70,7 @@ def _run_rank(
             init_method=f"tcp://127.0.0.1:{port}",
             rank=rank,
             world_size=world,
-            timeout=timedelta(seconds=GROUP_TIMEOUT_S),
+            timeout=timedelta(seconds=SMOKE_LIMIT_S if device == CPU else GROUP_TIMEOUT_S),
         )
         values["collectives"] = try_collectives(rank, world, device)
         values["digest"] = trial.digest(trial.train(device, "bf16"))
@@ -149,7 +150,8 @@ class GroupCheck:
     def finish(self) -> None:
         """Wait for the children, and compare their weights with those of this process."""
         expected = self.trial.digest(self.trial.train(self.setup.device, "bf16"))
-        deadline = time.monotonic() + GROUP_TIMEOUT_S
+        limit_s = SMOKE_LIMIT_S if self.setup.smoke else GROUP_TIMEOUT_S
+        deadline = time.monotonic() + limit_s
         for rank, child in enumerate(self.children):
             values = _receive(child, deadline)
             if "digest" in values:
@@ -164,7 +166,7 @@ class GroupCheck:
 def _receive(child: Child, deadline: float) -> dict[str, Any]:
     """Return the results of a child, or the reason why there are none."""
     if not child.connection.poll(max(0.0, deadline - time.monotonic())):
-        return {"error": f"no answer within {GROUP_TIMEOUT_S} s"}
+        return {"error": "no answer in time"}
     try:
         values: dict[str, Any] = child.connection.recv()
     except EOFError:

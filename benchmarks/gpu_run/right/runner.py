@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu_run.parts import SMOKE_LIMIT_S
 from benchmarks.gpu_run.results import Results
 from benchmarks.gpu_run.right.curves import check_curves
 from benchmarks.gpu_run.right.failures import check_divergence, check_out_of_memory
@@ -79,11 +80,12 @@ def run_worker(out: Path, smoke: bool, names: list[str]) -> list[str]:
     worker.start()
     sender.close()
     remaining = names
+    timeout_s = SMOKE_LIMIT_S if smoke else CHECK_TIMEOUT_S
     try:
-        while receiver.poll(CHECK_TIMEOUT_S):
+        while receiver.poll(timeout_s):
             name = receiver.recv()
             remaining = names[names.index(name) + 1 :]
-        results.add("worker", error=f"no progress for {CHECK_TIMEOUT_S} s", remaining=remaining)
+        results.add("worker", error=f"no progress for {timeout_s} s", remaining=remaining)
         worker.kill()
     except EOFError:  # the process has ended, or is about to
         worker.join(10)

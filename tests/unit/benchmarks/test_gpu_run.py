@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,10 +15,9 @@ from benchmarks.gpu_run.__main__ import LOG, run
 from benchmarks.gpu_run.cases import RESNET18, count_flops, shrink
 from benchmarks.gpu_run.parts import LIMITS_S, TOTAL_S, Part
 from benchmarks.gpu_run.report import write_report
-from benchmarks.gpu_run.results import RESULTS, Results, read_results
+from benchmarks.gpu_run.results import Results, read_results
 from benchmarks.gpu_run.settings import free_settings, kiln_settings
 from benchmarks.gpu_run.workload import Workload
-from components.paths import ROOT
 
 CPU = torch.device("cpu")
 HANGING = """
@@ -30,32 +26,6 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print("child", child.pid, flush=True)
 time.sleep(600)
 """
-
-
-def test_smoke_run_writes_results_and_report(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu_run", "--smoke", "--parts", "machine,steps"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished") == 2, done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        LOG,
-        "report.md",
-        RESULTS,
-    ]
-    machine = {record["name"]: record for record in read_results(tmp_path, "machine")}
-    assert machine["fp32 matmul"]["tflops"] > 0
-    steps = read_results(tmp_path, "steps")
-    case = shrink(RESNET18).name
-    rates = {r["implementation"] for r in steps if r["name"] == case and "images_per_s" in r}
-    assert {"kiln", "kiln_eager", "plain", "torchvision"} <= rates
-    assert f"### {case}" in (tmp_path / "report.md").read_text()
 
 
 def test_hanging_part_is_killed_with_its_children_and_the_next_runs(
