@@ -33,7 +33,7 @@ _SMOKE_ROWS = 256
 _LONGEST_S = 60.0
 """No further recipe is begun after that."""
 
-_MUON: dict[str, Any] = {
+_COMMON: dict[str, Any] = {
     "mirror": True,
     "learning_rate": 0.3,
     "muon": {"learning_rate": 0.06},
@@ -42,30 +42,33 @@ _MUON: dict[str, Any] = {
     "label_smoothing": 0.05,
     "ema_decay": 0.99,
 }
+_FLIP = {"flip": 0.5}
 _STRONG = {"flip": 0.5, "crop_padding": 2, "erase": 8}
-RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
-    "cnn, 10 epochs": (
-        512,
-        _MUON | {"architecture": "cnn", "width": 64, "epochs": 10, "augment": {"flip": 0.5}},
-    ),
-    "cnn of width 128, 20 epochs": (
-        512,
-        _MUON | {"architecture": "cnn", "width": 128, "epochs": 20, "augment": _STRONG},
-    ),
-    "resnet20, 10 epochs": (
-        512,
-        _MUON | {"architecture": "resnet20", "width": 16, "epochs": 10, "augment": {"flip": 0.5}},
-    ),
-    "resnet20 of width 64, 20 epochs": (
-        512,
-        _MUON | {"architecture": "resnet20", "width": 64, "epochs": 20, "augment": _STRONG},
-    ),
-    "resnet18, 16 epochs": (
-        512,
-        _MUON | {"architecture": "resnet18", "epochs": 16, "augment": _STRONG},
-    ),
+_BATCH = 512
+"""Images of a global batch, which the GPU computes as one."""
+_ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "cnn, 10 epochs": {"architecture": "cnn", "width": 64, "epochs": 10, "augment": _FLIP},
+    "cnn of width 128, 20 epochs": {
+        "architecture": "cnn",
+        "width": 128,
+        "epochs": 20,
+        "augment": _STRONG,
+    },
+    "resnet20, 10 epochs": {
+        "architecture": "resnet20",
+        "width": 16,
+        "epochs": 10,
+        "augment": _FLIP,
+    },
+    "resnet20 of width 64, 20 epochs": {
+        "architecture": "resnet20",
+        "width": 64,
+        "epochs": 20,
+        "augment": _STRONG,
+    },
+    "resnet18, 16 epochs": {"architecture": "resnet18", "epochs": 16, "augment": _STRONG},
 }
-"""Global batch size and recipe of each training. The GPU computes a global batch as one."""
+"""Values of each recipe beside the common ones."""
 
 
 class _EpochTimes(NullCallback):
@@ -88,22 +91,22 @@ def main() -> None:
     device = choose_device()
     splits = _load_splits(smoke)
     start = time.perf_counter()
-    for name, batch, recipe in _list_recipes(smoke):
+    for name, recipe in _list_recipes(smoke):
         if time.perf_counter() - start > _LONGEST_S:
             results.add(name, skipped="no time was left")
             continue
         with results.attempt(name):
-            _train_recipe(results, name, batch, recipe, splits, device)
+            _train_recipe(results, name, recipe, splits, device)
 
 
-def _list_recipes(smoke: bool) -> Iterator[tuple[str, int, Recipe]]:
-    for name, (batch, values) in RECIPES.items():
+def _list_recipes(smoke: bool) -> Iterator[tuple[str, Recipe]]:
+    for name, values in _ARCHITECTURES.items():
         shortened: dict[str, Any] = {}
         if smoke:
             shortened = {"epochs": 1, "ema_decay": None}
             if values["architecture"] != "resnet18":
                 shortened["width"] = 4
-        yield name, batch, Recipe.model_validate(values | shortened)
+        yield name, Recipe.model_validate(_COMMON | values | shortened)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,6 @@ def _load_splits(smoke: bool) -> _Splits:
 def _train_recipe(
     results: Results,
     name: str,
-    batch: int,
     recipe: Recipe,
     splits: _Splits,
     device: torch.device,
@@ -152,7 +154,7 @@ def _train_recipe(
         train=InMemoryImages(splits.train, device),
         val=InMemoryImages(splits.val, device),
         recipe=recipe,
-        global_batch=batch,
+        global_batch=_BATCH,
         micro_batches=1,
         seed=0,
         device=device,
@@ -172,7 +174,7 @@ def _train_recipe(
         training_s=round(seconds, 2),
         precision=outcome.precision,
         parameters=outcome.parameters,
-        global_batch=batch,
+        global_batch=_BATCH,
         images_per_s_last=callback.epochs[-1][1],
         seconds_rate_val_top1_by_epoch=callback.epochs,
     )

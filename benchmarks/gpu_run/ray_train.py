@@ -28,7 +28,7 @@ from components.models import weights
 from components.orchestration.job import TrainingJob
 from components.ray_session import resources
 from components.ray_session.session import session
-from components.training.config import LoopConfig
+from components.training.callback import NullCallback
 from components.training.events import Resumed, TrainingWarning
 from components.training.loop import train
 
@@ -170,6 +170,8 @@ def _train_here(results: Results, job: TrainingJob, expected: str | None) -> Non
 
     `ok` is recorded where there is an `expected` digest.
     """
+    from components.orchestration.worker import make_loop_config
+
     start = time.perf_counter()
     device = choose_device()
     # As many as a worker has: the number of threads changes sums on the CPU.
@@ -178,16 +180,7 @@ def _train_here(results: Results, job: TrainingJob, expected: str | None) -> Non
         open_image_store(split, job.images, job.scratch() / "images", device, 1)
         for split in (job.train_data, job.val_data)
     )
-    config = LoopConfig(
-        network=job.network,
-        train=train_images,
-        val=val_images,
-        recipe=job.recipe,
-        global_batch=job.global_batch,
-        micro_batches=job.micro_batches,
-        seed=job.seed,
-        device=device,
-    )
+    config = make_loop_config(job, train_images, val_images, device, NullCallback())
     outcome = train(config, precision=job.precision)
     digest = weights.sha256(job.network, outcome.weights)
     assert outcome.best is not None

@@ -6,13 +6,11 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from components.training.callback import TrainerCallback
-from components.training.events import TrainingEvent
+from components.training.callback import ForwardingCallback, TrainerCallback
 
 
 def wrap_callback(
@@ -39,37 +37,19 @@ def wrap_callback(
     return KillingCallback(kill_at, folder / "killed", inner)
 
 
-class KillingCallback:
+class KillingCallback(ForwardingCallback):
     """A callback in whose process SIGKILL comes before step `kill_at`, if no file `marker` exists.
 
     The file is made before, so that the training that goes on is not killed again.
     """
 
     def __init__(self, kill_at: int | None, marker: Path, inner: TrainerCallback) -> None:
+        super().__init__(inner)
         self.kill_at = kill_at
         self.marker = marker
-        self.inner = inner
 
     def on_step_begin(self, step: int) -> None:
         self.inner.on_step_begin(step)
         if step == self.kill_at and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-
-    def save_checkpoint(self, state: dict[str, Any], wait: bool) -> None:
-        self.inner.save_checkpoint(state, wait)
-
-    def on_event(self, event: TrainingEvent) -> None:
-        self.inner.on_event(event)
-
-    def on_progress(self) -> None:
-        self.inner.on_progress()
-
-    def checkpoint_due(self, step: int) -> bool:
-        return self.inner.checkpoint_due(step)
-
-    def preemption_pending(self) -> bool:
-        return self.inner.preemption_pending()
-
-    def stop_requested(self) -> bool:
-        return self.inner.stop_requested()

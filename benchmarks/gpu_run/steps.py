@@ -154,7 +154,7 @@ class Measurement:
     def _take_turns(self, runners: dict[str, Runner]) -> None:
         """Let all take turns, until all rounds are over or the deadline has passed.
 
-        Whoever fails is left out from then on.
+        An implementation that fails is left out of the rounds that follow.
         """
         for number in range(self.schedule.rounds):
             names = list(runners)

@@ -105,7 +105,21 @@ def _train(
     if config["wrap_callback"] is not None:
         callback = config["wrap_callback"](callback, rank)
     checkpoint = broadcast_bytes(checkpoint, device)
-    loop = LoopConfig(
+    loop = make_loop_config(job, train_images, val_images, device, callback)
+    resume = None if checkpoint is None else parse_checkpoint(checkpoint)
+    outcome = train(loop, precision=job.precision, resume=resume)
+    return _result(job, outcome) if rank == 0 else None
+
+
+def make_loop_config(
+    job: TrainingJob,
+    train_images: ImageStore,
+    val_images: ImageStore,
+    device: torch.device,
+    callback: TrainerCallback,
+) -> LoopConfig:
+    """Return the loop's inputs for a job on one rank."""
+    return LoopConfig(
         network=job.network,
         train=train_images,
         val=val_images,
@@ -117,9 +131,6 @@ def _train(
         reduction=job.reduction,
         callback=callback,
     )
-    resume = None if checkpoint is None else parse_checkpoint(checkpoint)
-    outcome = train(loop, precision=job.precision, resume=resume)
-    return _result(job, outcome) if rank == 0 else None
 
 
 def _open_images(

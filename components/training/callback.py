@@ -57,3 +57,31 @@ class NullCallback:
 
     def stop_requested(self) -> bool:
         return False
+
+
+class ForwardingCallback:
+    """A callback that passes every call to `inner`. Subclasses add to some of them."""
+
+    def __init__(self, inner: TrainerCallback) -> None:
+        self.inner = inner
+
+    def on_event(self, event: TrainingEvent) -> None:
+        self.inner.on_event(event)
+
+    def on_step_begin(self, step: int) -> None:
+        self.inner.on_step_begin(step)
+
+    def on_progress(self) -> None:
+        self.inner.on_progress()
+
+    def save_checkpoint(self, state: dict[str, Any], wait: bool) -> None:
+        self.inner.save_checkpoint(state, wait)
+
+    def checkpoint_due(self, step: int) -> bool:
+        return self.inner.checkpoint_due(step)
+
+    def preemption_pending(self) -> bool:
+        return self.inner.preemption_pending()
+
+    def stop_requested(self) -> bool:
+        return self.inner.stop_requested()

@@ -73,9 +73,7 @@ class OverlappedReducer(Reducer):
             self.reduced_bucket.zero_()
             self.missing = [0] * len(self.buckets)
             self._send_complete_buckets()
-        for flag, is_set in enumerate((preemption_pending, stop_requested)):
-            if is_set:
-                self.reduced_bucket[self.scalar_slice][2 + flag].fill_(1)
+        self._set_flags(self.reduced_bucket, preemption_pending, stop_requested)
         sum_over_ranks(self.reduced_bucket[self.gradient_size :])
         for pending in self.pending:
             pending.wait()
@@ -84,21 +82,16 @@ class OverlappedReducer(Reducer):
     @contextmanager
     def fill_bucket(self) -> Iterator[Tensor]:
         """Add one micro-batch to `reduced_bucket`; see `Reducer.fill_bucket`."""
-        self._reset_statistics()
-        self.local_bucket[self.scalar_slice].zero_()
-        for p in self.parameters:
-            p.grad = None
-        self.with_gradient: set[int] = set()
-        yield self.local_bucket[self.scalar_slice][:2]
-        for index in range(len(self.parameters)):
-            if index not in self.with_gradient:
-                self._take_gradient(index)
+        self.without_gradient = set(range(len(self.parameters)))
+        yield self._begin_micro_batch()
+        for index in sorted(self.without_gradient):
+            self._take_gradient(index)
         self.reduced_bucket[self.gradient_size :].add_(self.local_bucket[self.gradient_size :])
 
     @torch.no_grad()
     def _take_gradient(self, index: int) -> None:
         """Add the gradient of a parameter to `reduced_bucket`, and send buckets that are full."""
-        self.with_gradient.add(index)
+        self.without_gradient.discard(index)
         parameter = self.parameters[index]
         part = self.reduced_gradients[index]
         if self.is_first:

@@ -143,11 +143,15 @@ class Reducer:
             if slot.data_ptr() != block_sum.data_ptr():
                 slot.copy_(block_sum)
         if owned[rank]:
-            for flag, is_set in enumerate((preemption_pending, stop_requested)):
-                if is_set:
-                    slots[0, self.scalar_slice][2 + flag].fill_(1)
+            self._set_flags(slots[0], preemption_pending, stop_requested)
         ordered_sum(slots, owned, self.reduced_bucket)
         return self._finish_step(num_micro_batches)
+
+    def _set_flags(self, bucket: Tensor, preemption_pending: bool, stop_requested: bool) -> None:
+        """Count this rank in the last two scalars of a vector `(L,)`."""
+        for scalar, is_set in zip((2, 3), (preemption_pending, stop_requested), strict=True):
+            if is_set:
+                bucket[self.scalar_slice][scalar].fill_(1)
 
     def _finish_step(self, num_micro_batches: int) -> PendingTotals:
         """Hand the contents of `reduced_bucket` to the parameters and the model."""
@@ -214,15 +218,19 @@ class Reducer:
         The block calls `backward` on the micro-batch's part of the mean loss. It also fills the
         yielded vector `(2,)` with the sums of losses and of correct predictions.
         """
+        yield self._begin_micro_batch()
+        # One copy of all gradients. Adding each to its part of the bucket is slower on a GPU.
+        gradients = [_flatten(p, p.grad) for p in self.parameters]
+        torch.cat(gradients, out=self.local_bucket[: self.gradient_size])
+
+    def _begin_micro_batch(self) -> Tensor:
+        """Reset the state of a micro-batch; return its sums of losses and correct ones, `(2,)`."""
         self._reset_statistics()
         for p in self.parameters:
             p.grad = None
         scalars = self.local_bucket[self.scalar_slice]
         scalars.zero_()
-        yield scalars[:2]
-        # One copy of all gradients. Adding each to its part of the bucket is slower on a GPU.
-        gradients = [_flatten(p, p.grad) for p in self.parameters]
-        torch.cat(gradients, out=self.local_bucket[: self.gradient_size])
+        return scalars[:2]
 
 
 def _align(size: int) -> int:

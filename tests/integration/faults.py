@@ -26,8 +26,8 @@ from components.orchestration.trainer import Training, TrainingOptions
 from components.params import Checkpoint, Recipe
 from components.records.splits import Channels
 from components.records.training import Network
-from components.training.callback import TrainerCallback
-from components.training.events import Resumed, TrainingEvent, TrainingWarning
+from components.training.callback import ForwardingCallback, TrainerCallback
+from components.training.events import Resumed, TrainingWarning
 from tests.conftest import make_images
 from tests.machine import scaled
 
@@ -140,16 +140,16 @@ def assert_same(model: TrainedModel, undisturbed: TrainedModel) -> None:
     assert model.history == undisturbed.history
 
 
-class FaultyCallback:
+class FaultyCallback(ForwardingCallback):
     """A rank's callback in a process in which `faults` happen."""
 
     def __init__(
         self, faults: tuple[Fault, ...], job: TrainingJob, inner: TrainerCallback, rank: int
     ) -> None:
+        super().__init__(inner)
         self.faults = [fault for fault in faults if fault.rank in (None, rank)]
         self.storage = Path(job.storage)
         self.checkpoints = Path(job.checkpoint_store().uri)
-        self.inner = inner
         self.rank = rank
 
     def on_step_begin(self, step: int) -> None:
@@ -167,21 +167,6 @@ class FaultyCallback:
                 (self.checkpoints / f".{name}.json.{os.getpid()}").write_bytes(b'{"finger')
                 os.kill(os.getpid(), signal.SIGKILL)
         self.inner.save_checkpoint(state, wait)
-
-    def on_event(self, event: TrainingEvent) -> None:
-        self.inner.on_event(event)
-
-    def on_progress(self) -> None:
-        self.inner.on_progress()
-
-    def checkpoint_due(self, step: int) -> bool:
-        return self.inner.checkpoint_due(step)
-
-    def preemption_pending(self) -> bool:
-        return self.inner.preemption_pending()
-
-    def stop_requested(self) -> bool:
-        return self.inner.stop_requested()
 
     def _is_due(self, fault: Fault, step: int) -> bool:
         if fault.kind == "pause":
