@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -121,7 +122,8 @@ def _connect() -> str:
     try:
         with tempfile.TemporaryDirectory() as folder:
             if address:
-                ray.init(address=address, runtime_env=_runtime_env(Path(folder)), **options)
+                runtime_env = _runtime_env(Path(folder))
+                _retry(lambda: ray.init(address=address, runtime_env=runtime_env, **options))
             else:
                 cores = joblib.cpu_count()
                 ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
@@ -130,6 +132,22 @@ def _connect() -> str:
     except Exception as error:  # Ray raises a bare Exception when a busy machine delays its start
         raise UserError(_describe(error, address)) from error
     return address or f"this machine ({joblib.cpu_count()} CPU)"
+
+
+def _retry(connect: Callable[[], object]) -> None:
+    """Connect, up to three times where Ray Client's server on the head could not start.
+
+    The head starts a process for each client. On a busy head it may end or be late, which says
+    nothing about the next one.
+    """
+    for wait_s in (2, 10):
+        try:
+            connect()
+            return
+        except ConnectionAbortedError:
+            print(f"Ray's head could not serve this connection; next try in {wait_s} s", flush=True)
+            time.sleep(wait_s)
+    connect()
 
 
 def _describe(error: Exception, address: str | None) -> str:

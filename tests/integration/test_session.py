@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.integration.conftest import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -85,3 +90,45 @@ def test_a_ray_that_cannot_start_ends_in_an_error_with_the_reason(tmp_path: Path
     last = output.splitlines()[-1]
     assert "UserError: Ray at RAY_ADDRESS=local cannot be used: " in last
     assert not driver.survivors()
+
+
+FIRST_CLIENT_SERVER_FAILS = """
+import os, sys
+if "--mode=specific-server" in sys.orig_argv:
+    try:
+        os.close(os.open(os.environ["KILN_TEST_MARK"] + "/failed", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    else:
+        os._exit(1)
+"""
+
+
+def test_a_head_whose_first_server_for_a_client_fails_is_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FIRST_CLIENT_SERVER_FAILS)
+    port = free_port()
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    site = {"KILN_TEST_MARK": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    command += ["--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=1", "--disable-usage-stats"]
+    command += [f"--ray-client-server-port={port}", "--include-dashboard=false"]
+    folder = tempfile.mkdtemp()  # Ray's sockets need a short path
+    command.append(f"--temp-dir={folder}")
+    head = subprocess.Popen(
+        command, env=inherited | site | {"PYTHONPATH": str(tmp_path)}, stdout=subprocess.DEVNULL
+    )
+    try:
+        while head.poll() is None and socket.socket().connect_ex(("127.0.0.1", port)):
+            time.sleep(0.5)
+        driver = Driver(
+            "print(connect())", str(tmp_path / "driver"), RAY_ADDRESS=f"ray://127.0.0.1:{port}"
+        )
+        output = driver.process.communicate(timeout=180)[0]
+    finally:
+        head.terminate()
+        head.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert driver.process.returncode == 0, output
+    assert (tmp_path / "failed").exists()
+    assert "could not serve this connection" in output
+    assert output.splitlines()[-1] == f"ray://127.0.0.1:{port}"
