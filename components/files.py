@@ -40,16 +40,19 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
+def write_bytes(path: Path, data: bytes, *, durable: bool = False, private: bool = False) -> None:
     """Replace a file atomically: a reader finds the old content or the new content.
 
     The data goes to a temporary file in the same folder, which is then renamed. With `durable`
-    the new content also survives a power cut (fsync of the file and of its folder).
+    the new content also survives a power cut (fsync of the file and of its folder). A `private`
+    file has mode 0600; the umask decides on any other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.write(data)
             if durable:
                 file.flush()

@@ -11,6 +11,7 @@ from pyarrow import fs
 
 from components.errors import UserError
 from components.files import write_bytes
+from components.redaction import redact
 
 
 class BlobStore(Protocol):
@@ -58,11 +59,12 @@ class ObjectStore:
     """
 
     def __init__(self, url: str) -> None:
-        self.uri = url.partition("?")[0]  # the query may hold credentials
+        self.uri = redact(url.partition("?")[0])  # the query may hold credentials
         try:
             self.filesystem, path = fs.FileSystem.from_uri(url)
         except (pa.ArrowException, ValueError, OSError, ImportError) as error:
-            raise UserError(f"the storage {self.uri} cannot be used: {error}") from None
+            reason = redact(str(error))
+            raise UserError(f"the storage {self.uri} cannot be used: {reason}") from None
         self.path = PurePosixPath(path)
 
     def put(self, name: str, data: bytes) -> None:

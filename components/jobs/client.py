@@ -26,6 +26,7 @@ from components.jobs.security import (
 from components.ray_session.addresses import forwarded_addresses
 from components.ray_session.code_package import Package, job_key, write_archive
 from components.ray_session.private_api.jobs import TimeoutJobSubmissionClient
+from components.redaction import redact
 
 _STOP_TIMEOUT_S = 30.0
 _STOP_POLL_INTERVAL_S = 0.5
@@ -60,7 +61,7 @@ def connect(address: str, insecure: bool, trust_network: bool) -> TimeoutJobSubm
             "RAY_AUTH_TOKEN_PATH"
         ) from None
     except (ConnectionError, RuntimeError, requests.RequestException) as error:
-        raise UserError(f"{address} cannot be used: {error}") from None
+        raise UserError(f"{address} cannot be used: {redact(str(error))}") from None
 
 
 @contextmanager
@@ -122,7 +123,8 @@ def submit(
             )
         except RuntimeError as error:
             if "already" not in str(error):
-                raise UserError(f"the cluster did not take the job: {error}") from None
+                reason = redact(str(error))
+                raise UserError(f"the cluster did not take the job: {reason}") from None
             echo(f"submit: another process submitted {job} at this moment: attached to it")
     return job
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from components.errors import UserError
+from components.foreign_text import clean_log
 
 LINE_PREFIX = "kiln-result:"
 _MAX_LINE_CHARACTERS = 4000
@@ -67,14 +68,17 @@ def parse_log(log: str) -> JobResult:
 
 
 class LogPrinter:
-    """Print the log of a job as it arrives, without the lines that carry results."""
+    """Print the log of a job as it arrives, without the lines that carry results.
+
+    Secrets and control sequences other than colours are replaced (`clean_log`): the log has
+    the output of every library and of code that ran elsewhere.
+    """
 
     def __init__(self) -> None:
         self.incomplete_line = ""
 
     def __call__(self, text: str) -> None:
         *lines, self.incomplete_line = (self.incomplete_line + text).split("\n")
-        for line in lines:
-            if not line.startswith(LINE_PREFIX):
-                sys.stdout.write(line + "\n")
+        shown = [line for line in lines if not line.startswith(LINE_PREFIX)]
+        sys.stdout.write(clean_log("".join(f"{line}\n" for line in shown)))
         sys.stdout.flush()

@@ -10,6 +10,7 @@ import requests
 
 from components.errors import UserError
 from components.ray_session.addresses import is_loopback
+from components.redaction import redact, redact_address, remember_secret
 
 _REQUEST_TIMEOUT_S = 15
 
@@ -29,7 +30,8 @@ def check_address(address: str, trust_network: bool) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(
-            f"--address {address!r}: the dashboard's address is needed, such as https://head:8265"
+            f"--address {redact_address(address)!r}: the dashboard's address is needed, such as "
+            "https://head:8265"
         )
     if parts.username or parts.password:
         raise UserError(
@@ -79,6 +81,7 @@ def read_token() -> str | None:
     token = path.read_text(encoding="utf-8").strip()
     if not token:
         raise UserError(f"{path} is empty; put the cluster's token there")
+    remember_secret(token)
     return token
 
 
@@ -102,8 +105,8 @@ def check_authentication(address: str, insecure: bool) -> None:
         )
     except requests.exceptions.SSLError as error:
         raise UserError(
-            f"{address}: its certificate cannot be verified ({error.args[0]}); name your "
-            "authority's certificate in REQUESTS_CA_BUNDLE"
+            f"{address}: its certificate cannot be verified ({redact(str(error.args[0]))}); name "
+            "your authority's certificate in REQUESTS_CA_BUNDLE"
         ) from None
     except requests.RequestException as error:
         raise UserError(

@@ -23,6 +23,7 @@ from components.ray_session.addresses import (
     get_ray_address,
 )
 from components.ray_session.code_package import pack, write_archive
+from components.redaction import redact
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -157,7 +158,7 @@ def _describe(error: Exception, address: str | None) -> str:
     advice = ""
     if address and not address.startswith("ray://"):
         advice = "; from a machine that is no node of the cluster: RAY_ADDRESS=ray://HEAD:10001"
-    return f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {reason}{advice}"
+    return redact(f"Ray at RAY_ADDRESS={address or 'local'} cannot be used: {reason}{advice}")
 
 
 def _runtime_env(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import requests
 
 from components.errors import UserError
 from components.paths import ROOT
+from components.redaction import redact, redact_address
 
 EMBEDDED_URI = f"sqlite:///{ROOT / 'mlflow.db'}"
 _TIMEOUT_S = 5
@@ -33,8 +34,7 @@ def get_uri() -> str:
 
 def get_redacted_uri() -> str:
     """Return the address of the store with any password replaced by `***`, for messages."""
-    # Up to the last @, because a password may hold characters that end a host name.
-    return re.sub(r"(://[^/:@]*|^[^/:@]+):(?!//).*@", r"\1:***@", get_uri())
+    return redact_address(get_uri())
 
 
 def uses_server() -> bool:
@@ -62,10 +62,11 @@ def describe_wrong_password() -> str:
 
 
 def make_error(reason: str) -> UserError:
-    """Return the error for a store that cannot be used, for `reason`."""
+    """Return the error for a store that cannot be used, for `reason`, which may quote a secret."""
     advice = ""
     if get_uri() != EMBEDDED_URI:
         advice = "; or unset MLFLOW_TRACKING_URI to use the embedded mlflow.db"
+    reason = redact(reason)
     return UserError(f"the tracking store {get_redacted_uri()} cannot be used: {reason}{advice}")
 
 
@@ -134,12 +135,20 @@ def _check_file(uri: str) -> None:
             raise make_error(
                 f"you may not write {needed}; change its permissions, name another file"
             )
+    if uri == EMBEDDED_URI and not path.exists():
+        _create_private(path)
     try:
         with closing(sqlite3.connect(path)) as database:
             database.execute("SELECT 1 FROM sqlite_master")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorname not in ("SQLITE_BUSY", "SQLITE_LOCKED"):
             raise make_error(f"{path} cannot be opened ({error}); name another file") from None
+
+
+def _create_private(database: Path) -> None:
+    """Create the embedded store's files for their owner only: SQLite and MLflow use the umask."""
+    (database.parent / "mlartifacts").mkdir(mode=0o700, exist_ok=True)
+    database.touch(mode=0o600)
 
 
 def _check_port(host: str, port: int) -> None:
@@ -154,7 +163,7 @@ def _check_health(uri: str) -> None:
         reply = requests.get(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT_S)
     except (requests.RequestException, ValueError) as error:
         cause = error.args[0] if error.args else error
-        reason = str(getattr(cause, "reason", cause))
+        reason = redact(str(getattr(cause, "reason", cause)))
         raise UserError(
             f"the tracking server {get_redacted_uri()} does not answer "
             f"({reason.partition('): ')[2] or reason}); start it, or unset MLFLOW_TRACKING_URI to "

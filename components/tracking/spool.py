@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from components.files import write_bytes
 from components.paths import STATE
+from components.redaction import hide_passwords
 
 FOLDER = STATE / "spool"
 _BATCH_SIZE = 500
@@ -29,7 +30,7 @@ def save(uri: str, run_id: str, metrics: list[Metric], status: str) -> Path:
     path = FOLDER / f"{run_id}.json"
     rows = [[m.key, m.value, m.timestamp, m.step] for m in metrics]
     content = {"store": _digest(uri), "status": status, "metrics": rows}
-    write_bytes(path, json.dumps(content).encode())
+    write_bytes(path, json.dumps(content).encode(), private=True)
     return path
 
 
@@ -62,8 +63,11 @@ def replay(client: MlflowClient, uri: str) -> list[str]:
 
 
 def _digest(uri: str) -> str:
-    """Return a digest to recognise a store by: its address may hold a password."""
-    return hashlib.sha256(uri.encode()).hexdigest()
+    """Return a digest to recognise a store by, also after its password has changed.
+
+    A password is no part of it, because a short one could be guessed from its digest.
+    """
+    return hashlib.sha256(hide_passwords(uri).encode()).hexdigest()
 
 
 def _missing(client: MlflowClient, run_id: str, metrics: list[Metric]) -> list[Metric]:

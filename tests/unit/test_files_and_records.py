@@ -89,3 +89,22 @@ def test_lock_excludes_other_processes_until_its_holder_dies(tmp_path: Path) -> 
     with exclusive_lock(tmp_path / "lock", "models/cnn", wait=on_wait):
         assert len(waits) >= 2
         assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize(("umask", "public"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_private_file_is_for_its_owner_and_other_files_follow_the_umask(
+    umask: int, public: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_bytes(tmp_path / "private", b"x", private=True)
+        write_bytes(tmp_path / "public", b"x")
+        with atomic_directory(tmp_path / "out") as folder:
+            (folder / "file").write_bytes(b"x")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes["private"] == 0o600
+    assert modes["public"] == public
+    assert modes["file"] == public
+    assert modes["out"] == 0o777 & ~umask

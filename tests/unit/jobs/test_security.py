@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from components.console import echo
 from components.errors import UserError
 from components.jobs.security import check_address, check_authentication, read_token
 from tests.conftest import make_certificate
+
+
+@pytest.fixture(autouse=True)
+def no_token_of_a_local_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the variable that a local Ray leaves in the environment of the process."""
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +40,8 @@ def test_https_and_loopback_addresses_are_accepted(address: str) -> None:
         ("head:8265", "the dashboard's address is needed"),
         ("ray://head:10001", "the dashboard's address is needed"),
         ("https://me:hidden@head:8265", "has a password in it"),
+        ("ftp://me:hidden@head:8265", "the dashboard's address is needed"),
+        ("me:hidden@head:8265", "the dashboard's address is needed"),
     ],
 )
 def test_other_addresses_are_refused_without_showing_passwords(address: str, reason: str) -> None:
@@ -58,6 +67,18 @@ def test_token_file_that_others_can_read_is_refused(
         read_token()
     path.chmod(0o600)
     assert read_token() == "t0ken"
+
+
+def test_token_of_a_file_is_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "token"
+    path.write_text("from-a-file-0815\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    assert read_token() == "from-a-file-0815"
+    echo("the head refuses from-a-file-0815")
+    assert capsys.readouterr().out == "the head refuses ***\n"
 
 
 def test_token_comes_from_the_environment_first(

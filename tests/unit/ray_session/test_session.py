@@ -28,6 +28,21 @@ def test_server_traceback_is_cut_to_its_last_line(monkeypatch: pytest.MonkeyPatc
     assert str(caught.value) == f"Ray at RAY_ADDRESS=ray://head:10001 cannot be used: {reason}"
 
 
+def test_error_of_ray_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError(
+            "cannot fetch https://ci:pw1/pw2@host/x?X-Amz-Signature=pw3 with 'pw4word'"
+        )
+
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "pw4word")
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("components.ray_session.session.check_ray_address", lambda: None)
+    with pytest.raises(UserError, match="cannot fetch") as caught, session():
+        pass
+    assert "pw" not in str(caught.value)
+
+
 def test_start_that_a_busy_machine_delays_too_long_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -103,3 +103,11 @@ def test_folder_that_is_not_shared_is_detected(tmp_path: Path) -> None:
     names = [shared_storage._write_probe(probe, "content").name for probe in probes]
     for probe in probes:
         assert "not shared" in shared_storage._read_probes(probe, names, "content")
+
+
+@pytest.mark.parametrize("url", ["s3://KEY:pw1/pw2@[::1?secret_key=pw3", "x3://KEY:pw1@bucket"])
+def test_storage_that_cannot_be_used_is_named_without_secrets(url: str) -> None:
+    with pytest.raises(UserError, match=r"the storage .* cannot be used") as caught:
+        open_store(url)
+    assert "pw" not in str(caught.value)
+    assert "***" in str(caught.value)

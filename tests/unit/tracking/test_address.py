@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
+import sqlalchemy
 
 from components.errors import UserError
 from components.tracking import address, store
@@ -104,6 +106,57 @@ def test_message_has_no_password(uri: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert "pw1" not in message
     assert "pw2" not in message
     assert "user:***@" in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        requests.ConnectionError("Failed to parse: http://ci:pw1@pw2@host/api"),
+        sqlalchemy.exc.ArgumentError("Could not parse 'postgresql+psycopg://u:pw1/pw2@h/db'"),
+        RuntimeError("connection failed: password=pw1 host=h"),
+        ValueError("invalid literal for int() with base 10: 'pw1@pw2'"),
+        ImportError("No module named 'x' for mysql://u:pw1@h"),
+    ],
+)
+def test_error_of_another_library_is_shown_without_secrets(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(store, "check_address", lambda: None)
+    monkeypatch.setattr(store.MlflowClient, "search_experiments", refuse)
+    message = refusal("http://user:pw1@pw2@host", monkeypatch)
+    assert "pw1" not in message
+    assert "pw2" not in message
+    assert "***" in message.replace("http://user:***@host", "")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_embedded_store_is_created_for_its_owner_only(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(address, "EMBEDDED_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    before = os.umask(umask)
+    try:
+        address.check_address()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "mlflow.db").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "mlartifacts").stat().st_mode & 0o777 == 0o700
+
+
+def test_database_that_the_user_named_follows_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shared.db")
+    before = os.umask(0o027)
+    try:
+        address.check_address()
+    finally:
+        os.umask(before)
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.db"]
+    assert (tmp_path / "shared.db").stat().st_mode & 0o777 == 0o640
 
 
 def test_database_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:

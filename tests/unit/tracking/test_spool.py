@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -26,6 +27,18 @@ def test_replay_sends_missing_metrics_once_and_ends_the_run(client: MlflowClient
     assert [m.step for m in client.get_metric_history(run_id, "loss")] == [1, 2, 3, 4, 5, 6]
     assert client.get_run(run_id).info.status == "FINISHED"
     assert spool.replay(client, "http://user:secret@host") == []
+
+
+def test_saved_metrics_are_for_their_owner_and_survive_a_new_password(
+    client: MlflowClient,
+) -> None:
+    run_id = client.create_run(store.ensure_experiment(client, "spool")).info.run_id
+    path = spool.save("http://ci:secret@host", run_id, metrics(range(1, 3)), "FINISHED")
+    assert path.stat().st_mode & 0o777 == 0o600
+    guess = hashlib.sha256(b"http://ci:secret@host").hexdigest()
+    assert guess not in path.read_text()
+    assert spool.replay(client, "http://other:changed@host") == []
+    assert spool.replay(client, "http://ci:changed@host") == [run_id]
 
 
 def test_replay_keeps_the_file_if_sending_fails(
