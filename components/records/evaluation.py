@@ -43,9 +43,10 @@ class Comparison(Record):
     """Paired comparison of two models on the same examples (`components.evaluation.comparison`).
 
     `gained` and `lost` count the examples that only the candidate or only the champion
-    classifies correctly. `low` and `high` bound the difference in top-1 (95 %). `rejudged` is
-    true when the champion's own verdict is of another test split, so that it was evaluated
-    again on the candidate's.
+    classifies correctly. `low` and `high` bound the difference in top-1 (95 %): a score interval,
+    in moves that Kiln 0.1.0 recorded a percentile bootstrap. `rejudged` is true when the
+    champion's own verdict is of another test split, so that it was evaluated again on the
+    candidate's.
     """
 
     images: int
