@@ -66,7 +66,8 @@ $(BENCH_READY): $(READY) benchmarks/requirements.lock
 	@touch $@
 
 ui: $(READY) ## MLflow's pages on http://127.0.0.1:5000
-	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+	@python -c "from components.console import launch; from components.tracking import embedded; launch(embedded.relocate)"
+	mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --host 127.0.0.1 --port 5000
 
 docs: $(READY) ## build the documentation into site/ (open site/index.html)
 	python -m mkdocs build --strict --quiet

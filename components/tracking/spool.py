@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from components.files import write_bytes
 from components.paths import STATE
 from components.redaction import hide_passwords
+from components.tracking.address import EMBEDDED_URI
 
 FOLDER = STATE / "spool"
 _BATCH_SIZE = 500
@@ -67,7 +68,9 @@ def _digest(uri: str) -> str:
 
     A password is no part of it, because a short one could be guessed from its digest.
     """
-    return hashlib.sha256(hide_passwords(uri).encode()).hexdigest()
+    # The embedded store stays the same when its folder is moved.
+    key = "embedded" if uri == EMBEDDED_URI else hide_passwords(uri)
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _missing(client: MlflowClient, run_id: str, metrics: list[Metric]) -> list[Metric]:

@@ -21,8 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from components.console import echo
 from components.errors import UserError
-from components.paths import ROOT
-from components.tracking import spool
+from components.tracking import embedded, spool
 
 # The names with `as` are part of this module's interface.
 from components.tracking.address import EMBEDDED_URI as EMBEDDED_URI
@@ -47,17 +46,23 @@ _DENIED = (401, 403)
 def connect() -> MlflowClient:
     """Return a client of the store after checking that the store answers.
 
-    Also sends the metrics that the spool keeps for this store.
+    Also makes the embedded store name the artifacts beside it after the repository was moved or
+    copied, and sends the metrics that the spool keeps for this store.
 
     Raises:
         UserError: The store does not answer within about 20 seconds, or it refuses the user. The
-            message contains the address without its password.
+            message contains the address without its password. Or the embedded store came from
+            another folder without its artifacts.
     """
     for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")
-    check_address()
     uri = get_uri()
+    if uri == EMBEDDED_URI:
+        embedded.check_root()
+    check_address()
+    if uri == EMBEDDED_URI:
+        _relocate()
     try:
         if uses_database_server():
             from mlflow.store.db.utils import create_sqlalchemy_engine
@@ -74,6 +79,11 @@ def connect() -> MlflowClient:
     return client
 
 
+def _relocate() -> None:
+    for root in embedded.relocate():
+        echo(f"tracking: {get_redacted_uri()} came from {root}; it names its artifacts here now")
+
+
 @contextmanager
 def explain_denial(action: str, role: str) -> Iterator[None]:
     """Turn a server's refusal (HTTP 401 or 403) of the calls in the block into a `UserError`.
@@ -88,12 +98,17 @@ def explain_denial(action: str, role: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.HTTPError) as error:
-        if _http_status(error) not in _DENIED:
+        if not is_denial(error):
             raise
         raise UserError(
             f"{get_redacted_uri()} does not let {describe_user()} {action}: that is for {role} "
             "(docs/how-to/server.md says how one becomes one)"
         ) from None
+
+
+def is_denial(error: Exception) -> bool:
+    """Return whether an error is a server's refusal (HTTP 401 or 403)."""
+    return _http_status(error) in _DENIED
 
 
 def ensure_experiment(client: MlflowClient, name: str) -> str:
@@ -105,7 +120,7 @@ def ensure_experiment(client: MlflowClient, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            location = str(ROOT / "mlartifacts" / name) if get_uri() == EMBEDDED_URI else None
+            location = embedded.locate_artifacts(name) if get_uri() == EMBEDDED_URI else None
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:  # another process has created it meanwhile
             experiment = client.get_experiment_by_name(name)
