@@ -50,7 +50,7 @@ def run(models: Path, test: Path, out: Path, params_file: Path = PARAMS_FILE) ->
     client = store.connect()
     evaluations = {}
     for receipt in receipts:
-        evaluations[receipt.model] = _evaluate(receipt, images, manifest, params.evaluate)
+        evaluations[receipt.model] = _evaluate(client, receipt, images, manifest, params.evaluate)
         echo(f"evaluate: {evaluations[receipt.model].summarize()}")
     with atomic_directory(out) as folder:
         write_reports(folder, evaluations, images)
@@ -66,9 +66,14 @@ def run(models: Path, test: Path, out: Path, params_file: Path = PARAMS_FILE) ->
 
 
 def _evaluate(
-    receipt: Receipt, images: Images, manifest: Manifest, settings: Evaluate
+    client: MlflowClient, receipt: Receipt, images: Images, manifest: Manifest, settings: Evaluate
 ) -> Evaluation:
-    loaded = model_versions.load(receipt)
+    loaded = model_versions.load(client, receipt)
+    if not loaded.reproduced:
+        echo(
+            f"evaluate: the files of {receipt.model} for MLflow's users were made by other versions "
+            "of torch or MLflow, so that they cannot be compared with its weights here"
+        )
     require_compatible(f"{receipt.name} version {receipt.version}", loaded.network, manifest)
     if settings.num_workers == 1:
         logits, seconds = _predict_here(receipt.model, loaded, images.pixels, settings.batch_size)
@@ -112,8 +117,8 @@ def _predict_part(
     starts: list[int], receipt: Receipt, pixels: np.ndarray, batch_size: int
 ) -> tuple[list[np.ndarray], float]:
     """Predict some batches in a Ray task, which loads the version from the registry itself."""
-    store.connect()
-    return predict_batches(model_versions.load(receipt).module, pixels, batch_size, starts)
+    loaded = model_versions.load(store.connect(), receipt, compare_files=False)
+    return predict_batches(loaded.module, pixels, batch_size, starts)
 
 
 def _compare_with_champion(

@@ -12,7 +12,7 @@ from components.console import echo, launch
 from components.errors import UserError
 from components.files import sha256_file
 from components.models import weights
-from components.models.architectures import build
+from components.models.architectures import restore
 from components.params import PARAMS_FILE, add_params_option, load_params
 from components.records.receipt import Receipt
 from components.records.training import Epoch, Network, TrainResult
@@ -40,8 +40,6 @@ def run(model: str, trained: Path, out: Path, params_file: Path = PARAMS_FILE) -
     verb = "is already"
     if version is None:
         verb = "becomes"
-        module = build(network)
-        module.load_state_dict(state)
         tags = {
             runs.FINGERPRINT_TAG: result.fingerprint,
             "kiln.architecture": network.architecture,
@@ -54,7 +52,7 @@ def run(model: str, trained: Path, out: Path, params_file: Path = PARAMS_FILE) -
             history = _read_history(trained / "history.csv")
             run_id = runs.import_run(client, experiment_id, model, params, tags, history)
         version = model_versions.create(
-            client, name, model, module, network, result.sha256, run_id, tags
+            client, name, model, restore(network, state), network, result.sha256, run_id, tags
         )
     Receipt(
         model=model,

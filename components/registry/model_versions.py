@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    PERMISSION_DENIED,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
 from torch import nn
 
 from components.errors import UserError
 from components.records.receipt import Receipt
 from components.records.training import Network
 from components.registry import packaging
-from components.registry.packaging import LoadedModel
+from components.registry.packaging import LoadedModel, StoredModel
 from components.tracking import runs, store
 
 SHA256_TAG = packaging.SHA256_KEY
 STATUS_TAG = "validation_status"
+FORMAT_TAG = "kiln.format"
+# Versions of earlier Kilns have no such tag. They hold no raw weights, and are registered again.
+_FORMAT = "2"
+_SOURCE = re.compile("models:/m-[0-9a-f]{32}")
 _CREATE_ATTEMPTS = 8
+_MAX_NUMBER = 2**31 - 1  # MLflow keeps numbers of versions in an INTEGER
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,10 @@ def find_by_digest(client: MlflowClient, name: str, sha256: str) -> ModelVersion
     with the digest is overwritten instead. A version with a verdict or an alias is kept.
     """
     versions = sorted(
-        client.search_model_versions(f"name = '{name}' and tags.`{SHA256_TAG}` = '{sha256}'"),
+        client.search_model_versions(
+            f"{_filter_by_name(name)} and tags.`{SHA256_TAG}` = '{sha256}' "
+            f"and tags.`{FORMAT_TAG}` = '{_FORMAT}'"
+        ),
         key=_number,
     )
     if not versions:
@@ -121,7 +137,7 @@ def create(
     """
     ensure_registered_model(client, name)
     experiment_id = client.get_run(run_id).info.experiment_id
-    info = packaging.save(module, network, sha256, model, run_id, experiment_id)
+    entity = packaging.save(module, network, model, run_id, experiment_id)
     for attempt in range(1, _CREATE_ATTEMPTS + 1):
         version = find_by_digest(client, name, sha256)
         if version is not None:
@@ -130,10 +146,10 @@ def create(
             with store.explain_denial(f"add a version to {name}", store.TRAINING_IDENTITY):
                 client.create_model_version(
                     name,
-                    source=info.model_uri,
+                    source=f"models:/{entity.model_id}",
                     run_id=run_id,
-                    model_id=info.model_id,
-                    tags={SHA256_TAG: sha256, runs.MODEL_TAG: model, **tags},
+                    model_id=entity.model_id,
+                    tags={SHA256_TAG: sha256, FORMAT_TAG: _FORMAT, runs.MODEL_TAG: model, **tags},
                     await_creation_for=0,
                 )
         except MlflowException:
@@ -147,8 +163,30 @@ def create(
     return version
 
 
-def load(receipt: Receipt) -> LoadedModel:
+@contextmanager
+def open_version(client: MlflowClient, version: ModelVersion) -> Iterator[StoredModel]:
+    """Download the files of a version and compute their digests. Nothing is parsed.
+
+    Raises:
+        UserError: Kiln did not store them, or they are gone.
+    """
+    label = f"{version.name} version {version.version}"
+    if not _SOURCE.fullmatch(str(version.source)):
+        raise UserError(
+            f"{label} is refused: its source is {version.source}, and that of a version which Kiln "
+            "registered is models:/m-..."
+        )
+    with packaging.open_stored(client, get_model_id(version), label) as stored:
+        yield stored
+
+
+def load(client: MlflowClient, receipt: Receipt, *, compare_files: bool = True) -> LoadedModel:
     """Load exactly the version that a receipt names.
+
+    Args:
+        client: Client of the store.
+        receipt: The receipt.
+        compare_files: See `packaging.load`.
 
     Raises:
         UserError: The version does not exist, is from another registry than the receipt, was
@@ -156,7 +194,7 @@ def load(receipt: Receipt) -> LoadedModel:
     """
     again = f"register it again with `dvc repro -s -f register@{receipt.model}`"
     try:
-        version = get(MlflowClient(), receipt.name, receipt.version)
+        version = get(client, receipt.name, receipt.version)
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
     model_id = get_model_id(version)
@@ -165,14 +203,13 @@ def load(receipt: Receipt) -> LoadedModel:
             f"{receipt.name} version {receipt.version} is model {model_id} here, the receipt says "
             f"{receipt.model_id}: it is from another registry; {again}"
         )
-    loaded = packaging.load(f"models:/{receipt.name}/{receipt.version}")
-    if loaded.sha256 != receipt.sha256:
-        raise UserError(
-            f"{receipt.name} version {receipt.version} does not hold the trained weights: expected "
-            f"sha256 {receipt.sha256}, found {loaded.sha256}; it was altered after it was "
-            "registered"
-        )
-    return loaded
+    with open_version(client, version) as stored:
+        if stored.sha256 != receipt.sha256:
+            raise UserError(
+                f"{stored.label} does not hold the trained weights: expected sha256 "
+                f"{receipt.sha256}, found {stored.sha256}; it was altered after it was registered"
+            )
+        return packaging.load(stored, compare_files=compare_files)
 
 
 def get(client: MlflowClient, name: str, number: int) -> ModelVersion:
@@ -183,17 +220,18 @@ def get(client: MlflowClient, name: str, number: int) -> ModelVersion:
     """
     try:
         with store.explain_denial(f"read {name}", store.READERS):
-            return client.get_model_version(name, str(number))
-    except MlflowException:
-        existing = ", ".join(str(v.version) for v in list_versions(client, name)) or "none"
-        raise UserError(
-            f"{name} version {number} is not in this registry; versions there: {existing}"
-        ) from None
+            if number <= _MAX_NUMBER:
+                return client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if not _is_missing(error):
+            raise
+    existing = ", ".join(str(v.version) for v in list_versions(client, name)) or "none"
+    raise UserError(f"{name} version {number} is not in this registry; versions there: {existing}")
 
 
 def list_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Return all versions of a registered model, oldest first."""
-    return sorted(client.search_model_versions(f"name = '{name}'"), key=_number)
+    return sorted(client.search_model_versions(_filter_by_name(name)), key=_number)
 
 
 def get_aliases(client: MlflowClient, name: str) -> dict[str, int]:
@@ -205,7 +243,9 @@ def get_aliases(client: MlflowClient, name: str) -> dict[str, int]:
     try:
         with store.explain_denial(f"read {name}", store.READERS):
             aliases = client.get_registered_model(name).aliases
-    except MlflowException:
+    except MlflowException as error:
+        if not _is_missing(error):
+            raise
         raise UserError(
             f"there is no registered model {name!r} in this registry; `dvc repro` registers what "
             "it trains"
@@ -226,6 +266,17 @@ def summarize(client: MlflowClient, name: str) -> list[VersionSummary]:
         )
         for version in versions
     ]
+
+
+def _filter_by_name(name: str) -> str:
+    """Return a filter of MLflow, which has no escape for a quotation mark within a text."""
+    if "'" in name:
+        raise UserError(f"{name!r} cannot be the name of a registered model: it has a quote")
+    return f"name = '{name}'"
+
+
+def _is_missing(error: MlflowException) -> bool:
+    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 
 
 def _number(version: ModelVersion) -> int:

@@ -16,7 +16,11 @@ from mlflow.entities.model_registry import ModelVersion
 from components.console import ProgressBar
 from components.data.format.shards import MANIFEST, read_manifest, read_split
 from components.errors import UserError
-from components.evaluation.comparison import compare_evidence
+from components.evaluation.comparison import (
+    compare_evidence,
+    describe_lack_of_images,
+    resolution_rows,
+)
 from components.evaluation.metrics import compute_probabilities
 from components.evaluation.predict import predict_split, require_compatible
 from components.evaluation.predictions import encode_predictions
@@ -56,6 +60,7 @@ class PromotionDecision:
                 ["right where the other is wrong", str(comparison.gained), str(comparison.lost)],
                 ["difference, 95 % interval", interval, ""],
                 ["McNemar's exact p", f"{comparison.p_value:.3g}", ""],
+                *resolution_rows(comparison),
             ]
         if comparison and comparison.rejudged:
             split = verdict.test_sha256[:12]
@@ -85,14 +90,14 @@ def check_candidate(
     Raises:
         UserError: The candidate was never evaluated or was altered since. No override covers this.
     """
-    verdict, _ = verdicts.load_verified(candidate)
+    verdict, _ = verdicts.load_verified(client, candidate)
     objections = _failed_gates(candidate, verdict)
     if baseline_version is None or baseline_version == int(candidate.version):
         return PromotionDecision(verdict, None, objections)
     comparison: Comparison | None = None
     reason = ""
     try:
-        evidence = (verdict, verdicts.download_predictions(candidate))
+        evidence = (verdict, verdicts.download_predictions(client, candidate))
         comparison = compare_with_version(
             client, candidate.name, baseline_version, evidence, params, test
         )
@@ -105,6 +110,8 @@ def check_candidate(
             f"{100 * comparison.high:+.2f}); promote.max_regression allows "
             f"{100 * comparison.max_regression:.2f}"
         )
+        if lack := describe_lack_of_images(comparison):
+            reason += f"; {lack}"
     if reason and alias in (_CHAMPION, params.promote.alias):
         objections.append(reason)
     return PromotionDecision(verdict, comparison, objections)
@@ -153,8 +160,8 @@ def compare_with_version(
     baseline_verdict = verdicts.get_verdict(baseline)
     max_regression = params.promote.max_regression
     if baseline_verdict.test_sha256 == verdict.test_sha256:
-        baseline_evidence = (baseline_verdict, verdicts.download_predictions(baseline))
-        return compare_evidence(evidence, baseline_evidence, max_regression, params.seed)
+        baseline_evidence = (baseline_verdict, verdicts.download_predictions(client, baseline))
+        return compare_evidence(evidence, baseline_evidence, max_regression)
     split = read_manifest(test).sha256 if (test / MANIFEST).exists() else "nothing"
     if split != verdict.test_sha256:
         raise UserError(
@@ -165,15 +172,17 @@ def compare_with_version(
         )
     baseline_evidence = (
         baseline_verdict.model_copy(update={"test_sha256": split}),
-        _predict_split(baseline, test, params),
+        _predict_split(client, baseline, test, params),
     )
-    comparison = compare_evidence(evidence, baseline_evidence, max_regression, params.seed)
+    comparison = compare_evidence(evidence, baseline_evidence, max_regression)
     return comparison.model_copy(update={"rejudged": True})
 
 
-def _predict_split(version: ModelVersion, test: Path, params: Params) -> bytes:
+def _predict_split(
+    client: MlflowClient, version: ModelVersion, test: Path, params: Params
+) -> bytes:
     """Return the predictions of a version for a test split, after verifying the version's files."""
-    _, loaded = verdicts.load_verified(version)
+    _, loaded = verdicts.load_verified(client, version)
     images, manifest = read_split(test)
     require_compatible(f"{version.name} version {version.version}", loaded.network, manifest)
     label = f"version {version.version} on the candidate's test split"

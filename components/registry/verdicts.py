@@ -16,10 +16,10 @@ from mlflow.exceptions import MlflowException
 from components.errors import UserError
 from components.records.evaluation import ModelVerdict
 from components.records.receipt import Receipt
-from components.registry import packaging
+from components.registry import model_versions, packaging
 from components.registry.model_versions import STATUS_TAG, get_model_id
 from components.registry.packaging import LoadedModel
-from components.tracking import store
+from components.tracking import artifacts, store
 
 VERDICT_TAG = "kiln.verdict"
 _PREDICTIONS = "predictions.parquet"
@@ -91,7 +91,7 @@ def get_verdict(version: ModelVersion) -> ModelVerdict:
     """Return the verdict on a version.
 
     Raises:
-        UserError: The version was never evaluated.
+        UserError: The version was never evaluated, or by another Kiln.
     """
     text = version.tags.get(VERDICT_TAG)
     if text is None or version.tags.get(STATUS_TAG) is None:
@@ -99,51 +99,58 @@ def get_verdict(version: ModelVersion) -> ModelVerdict:
             f"{version.name} version {version.version} was never evaluated; `dvc repro` evaluates "
             "what it registers"
         )
-    return ModelVerdict.model_validate_json(text)
+    return ModelVerdict.from_json(
+        text,
+        f"the verdict on {version.name} version {version.version}",
+        "upgrade Kiln, or evaluate it again with `dvc repro -s -f evaluate`",
+    )
 
 
-def download_predictions(version: ModelVersion) -> bytes:
+def download_predictions(client: MlflowClient, version: ModelVersion) -> bytes:
     """Return the Parquet file with the predictions that the verdict on a version is based on.
 
     Raises:
         UserError: The file is gone or was altered.
     """
     verdict = get_verdict(version)
+    label = f"the predictions of {version.name} version {version.version}"
     uri = f"runs:/{version.run_id}/{_artifact_folder(verdict)}/{_PREDICTIONS}"
+    artifacts.require_own_location(client.get_run(version.run_id).info.artifact_uri, label)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             data = Path(download_artifacts(artifact_uri=uri, dst_path=scratch)).read_bytes()
         except (MlflowException, OSError) as error:
             raise UserError(
-                f"the predictions of {version.name} version {version.version} are gone "
-                f"({uri}: {error}); evaluate it again with `dvc repro -s -f evaluate`"
+                f"{label} are gone ({uri}: {error}); evaluate it again with "
+                "`dvc repro -s -f evaluate`"
             ) from None
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != verdict.predictions_sha256:
         raise UserError(
-            f"the predictions of {version.name} version {version.version} were altered: expected "
-            f"sha256 {verdict.predictions_sha256}, found {sha256} at {uri}"
+            f"{label} were altered: expected sha256 {verdict.predictions_sha256}, found {sha256} "
+            f"at {uri}"
         )
     return data
 
 
-def load_verified(version: ModelVersion) -> tuple[ModelVerdict, LoadedModel]:
+def load_verified(client: MlflowClient, version: ModelVersion) -> tuple[ModelVerdict, LoadedModel]:
     """Return the verdict on a version and its model, downloaded and compared with the verdict.
+
+    The digests are compared before anything of the files is parsed.
 
     Raises:
         UserError: The version was never evaluated, or its weights or another of its files were
             altered since. The message contains both digests.
     """
     verdict = get_verdict(version)
-    loaded = packaging.load(f"models:/{version.name}/{version.version}")
-    for part, expected, actual in (
-        ("weights", verdict.sha256, loaded.sha256),
-        ("files", verdict.files_sha256, loaded.files_sha256),
-    ):
-        if expected != actual:
-            raise UserError(
-                f"{version.name} version {version.version} was altered after its verdict: its "
-                f"{part} were judged with sha256 {expected}, now it is {actual}; nothing may rely "
-                "on it"
-            )
-    return verdict, loaded
+    with model_versions.open_version(client, version) as stored:
+        for part, expected, actual in (
+            ("weights", verdict.sha256, stored.sha256),
+            ("files", verdict.files_sha256, stored.files_sha256),
+        ):
+            if expected != actual:
+                raise UserError(
+                    f"{stored.label} was altered after its verdict: its {part} were judged with "
+                    f"sha256 {expected}, now it is {actual}; nothing may rely on it"
+                )
+        return verdict, packaging.load(stored)

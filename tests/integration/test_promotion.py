@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -20,9 +22,11 @@ from components.data.format.shards import read_split, write_split
 from components.errors import UserError
 from components.records.receipt import Receipt
 from components.records.splits import Manifest
-from components.registry import history, model_versions
+from components.registry import history, model_versions, promotion, reasons
+from components.tracking import store
 from pipelines import promote as command
 from pipelines import trace
+from tests.integration.conftest import Server
 from tests.integration.versions import (
     EXAMPLES,
     NAME,
@@ -201,6 +205,42 @@ def test_dry_run_changes_nothing(
     assert "would return to nothing" in output
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alias": "v1"}, "'v1' cannot be an alias: MLflow reserves latest and v1"),
+        ({"alias": "a b"}, "'a b' cannot be an alias: it has 1 to 63 of the characters"),
+        ({"alias": "Champion"}, "lower case only, as in champion"),
+        ({"reason": "x" * 200_000}, "--reason has 200,000 characters"),
+        ({"reason": "caf\udce9"}, "--reason is not UTF-8"),
+        ({"override": "x" * 200_000}, "--override has 200,000 characters"),
+    ],
+    ids=range(6),
+)
+def test_version_that_qualifies_is_not_promoted_with_a_wrong_argument(
+    client: MlflowClient,
+    versions: list[Receipt],
+    home: Path,
+    options: dict[str, str],
+    message: str,
+) -> None:
+    before = dump(home)
+    with pytest.raises(UserError, match=message):
+        promote(versions[0], **options)
+    assert dump(home) == before
+
+
+def test_longest_reason_is_kept_and_shown(
+    client: MlflowClient, versions: list[Receipt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = '"' * (reasons.MAX_LENGTH - 1) + "x"
+    promote(versions[0], reason=reason)
+    assert history.read_moves(client, NAME)[0].move.reason == reason
+    capsys.readouterr()
+    command.show_history()
+    assert f"    {reason}\n" in capsys.readouterr().out
+
+
 def test_expect_current_refuses_an_unexpected_version(
     client: MlflowClient, versions: list[Receipt]
 ) -> None:
@@ -210,14 +250,14 @@ def test_expect_current_refuses_an_unexpected_version(
         promote(versions[0], expect=versions[1].version)
     promote(versions[0], expect=0)
     with pytest.raises(
-        UserError, match=rf"is version {versions[0].version}, not nothing: .* moved it"
+        UserError, match=rf"is version {versions[0].version}, not nothing: .* moved champion to"
     ):
         promote(versions[1], expect=0)
     promote(versions[1], reason="me first", expect=versions[0].version)
     with pytest.raises(
         UserError,
         match=rf"is version {versions[1].version}, not version {versions[0].version}: "
-        ".* moved it .*me first",
+        ".* moved champion to .*me first",
     ):
         promote(versions[2], expect=versions[0].version)
 
@@ -238,7 +278,7 @@ def test_promotion_fails_if_another_move_came_between_decision_and_append(
     monkeypatch.setattr(history, "append", append_after_another_move)
     with pytest.raises(
         UserError,
-        match=rf"was quicker: champion moved to version {versions[2].version} .*the quick one",
+        match=rf"was quicker: .* moved champion to version {versions[2].version} .*the quick one",
     ):
         promote(versions[1])
     assert get_alias_version(client) == versions[2].version
@@ -407,7 +447,7 @@ def test_champion_with_another_test_split_is_evaluated_again_on_the_candidates_s
     test = tmp_path / "test"
     split = write_test_split(test)
     promote(versions[0])
-    module = model_versions.load(versions[0]).module
+    module = model_versions.load(client, versions[0]).module
     pixels = read_split(test)[0].pixels
     labels = np.arange(EXAMPLES) % 3
     top1 = float((module(torch.from_numpy(pixels)).argmax(1).numpy() == labels).mean())
@@ -522,3 +562,54 @@ def test_trace_refuses_versions_that_kiln_did_not_register(
         UserError, match=r"foreign version 1 was not registered by Kiln: .* no tag kiln\.sha256"
     ):
         trace.run("foreign/1", check=False)
+
+
+@pytest.mark.parametrize(
+    ("moment", "advice"),
+    [
+        ("check_candidate", "nothing was changed; repeat the command when it answers"),
+        ("append", "look at `--history` when it answers: the move may be recorded"),
+        ("sync_alias", "look at `--history` when it answers: the move may be recorded"),
+    ],
+)
+def test_server_that_dies_during_a_promotion_is_one_message(
+    running: Server,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    moment: str,
+    advice: str,
+) -> None:
+    shutil.copy(home / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running.address)
+    client = store.connect()
+    receipt = register_version(client, seed=0)
+    evaluate_version(client, receipt, CORRECT[0])
+    module: Any = promotion if moment == "check_candidate" else history
+    function = getattr(module, moment)
+
+    def kill_server_before(*arguments: Any) -> Any:
+        running.signal(signal.SIGKILL)
+        return function(*arguments)
+
+    capfd.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, moment, kill_server_before)
+        with pytest.raises(UserError, match=f"{running.address} failed .*{advice}") as caught:
+            promote(receipt)
+    assert str(caught.value).count("\n") == 0
+    assert capfd.readouterr().err == ""
+    for action in (["--version", "1", "--reason", "r"], ["--rollback", "--reason", "r"]):
+        with pytest.raises(UserError, match="does not answer"):
+            command.main(action)
+    with pytest.raises(UserError, match="does not answer"):
+        command.main(["--history"])
+
+    running.start()
+    moves = 1 if moment == "sync_alias" else 0
+    assert len(history.read_moves(client, NAME)) == moves
+    promote(receipt)
+    assert get_alias_version(client) == receipt.version
+    assert len(history.read_moves(client, NAME)) == 1

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
 
 from components.errors import UserError
 from components.models.architectures import build
 from components.paths import ROOT
 from components.records.training import Epoch
-from components.registry import model_versions, verdicts
-from components.tracking import runs, store, training_run
+from components.registry import model_versions, packaging, verdicts
+from components.tracking import store, training_run
 from tests.integration.versions import (
     NAME,
     NETWORK,
@@ -41,8 +47,9 @@ def test_version_is_found_by_digest_and_loads_for_any_batch_size(
     receipt = register_version(client, seed=1, network=network)
     assert model_versions.find_by_digest(client, NAME, receipt.sha256).version == receipt.version
     assert model_versions.find_by_digest(client, NAME, "0" * 64) is None
-    loaded = model_versions.load(receipt)
+    loaded = model_versions.load(client, receipt)
     assert (loaded.sha256, loaded.network) == (receipt.sha256, network)
+    assert loaded.reproduced
     torch.manual_seed(1)
     expected = build(network).eval()
     for rows in (1, 2, 7):
@@ -91,29 +98,29 @@ def test_receipt_of_another_registry_is_refused(client: MlflowClient) -> None:
         UserError,
         match=r"is from another registry; register it again with `dvc repro -s -f register@cnn`",
     ):
-        model_versions.load(receipt.model_copy(update={"model_id": "m-other"}))
+        model_versions.load(client, receipt.model_copy(update={"model_id": "m-other"}))
     with pytest.raises(UserError, match="version 999 is not in this registry"):
-        model_versions.load(receipt.model_copy(update={"version": 999}))
+        model_versions.load(client, receipt.model_copy(update={"version": 999}))
 
 
 def test_altered_files_and_weights_are_refused_after_the_verdict(client: MlflowClient) -> None:
     receipt = register_version(client, seed=4)
     other = register_version(client, seed=5)
     with pytest.raises(UserError, match="was never evaluated"):
-        verdicts.load_verified(model_versions.get(client, NAME, receipt.version))
+        verdicts.load_verified(client, model_versions.get(client, NAME, receipt.version))
     verdicts.record_verdict(client, receipt, make_verdict(receipt), b"none", {"top1": 0.9})
     version = model_versions.get(client, NAME, receipt.version)
-    assert verdicts.load_verified(version)[0] == make_verdict(receipt)
-    assert verdicts.download_predictions(version) == b"none"
+    assert verdicts.load_verified(client, version)[0] == make_verdict(receipt)
+    assert verdicts.download_predictions(client, version) == b"none"
     description = files_of_version(client, receipt) / "MLmodel"
     original = description.read_text()
     description.write_text(original + "# touched\n")
     with pytest.raises(
         UserError, match="altered after its verdict: its files were judged with sha256"
     ):
-        verdicts.load_verified(version)
+        verdicts.load_verified(client, version)
     description.write_text(original)
-    archive = Path("data") / "model.pt2"
+    archive = Path("weights.safetensors")
     shutil.copy(
         files_of_version(client, other) / archive, files_of_version(client, receipt) / archive
     )
@@ -121,56 +128,29 @@ def test_altered_files_and_weights_are_refused_after_the_verdict(client: MlflowC
         UserError,
         match=f"its weights were judged with sha256 {receipt.sha256}, now it is {other.sha256}",
     ):
-        verdicts.load_verified(version)
+        verdicts.load_verified(client, version)
     with pytest.raises(UserError, match=f"expected sha256 {receipt.sha256}, found {other.sha256}"):
-        model_versions.load(receipt)
+        model_versions.load(client, receipt)
 
 
-def change_flavors(path: Path, **changes: dict[str, str]) -> None:
-    """Change the configuration of flavors in a model's `MLmodel` file."""
+def change_description(path: Path, flavor: str, **changes: Any) -> None:
     description = yaml.safe_load((path / "MLmodel").read_text())
-    for name, change in changes.items():
-        description["flavors"][name] |= change
+    description["flavors"][flavor] |= changes
     (path / "MLmodel").write_text(yaml.safe_dump(description))
 
 
-ATTACKS = ("code folder", "code in the flavor", "foreign loader", "pickle", "pickle in the archive")
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_version_with_code_is_refused_before_any_of_it_runs(
-    client: MlflowClient, tmp_path: Path, attack: str
-) -> None:
-    receipt = register_version(client, seed=100 + ATTACKS.index(attack))
-    path = files_of_version(client, receipt)
-    ran = tmp_path / "ran"
-    bomb = f"open({str(ran)!r}, 'w').close()\n"
-    if attack == "code folder":
-        (path / "code").mkdir()
-        (path / "code" / "torch.py").write_text(bomb)
-    elif attack == "code in the flavor":
-        (path / "extra").mkdir()
-        (path / "extra" / "evil.py").write_text(bomb)
-        change_flavors(path, pytorch={"code": "extra"})
-    elif attack == "foreign loader":
-        (tmp_path / "evil_loader.py").write_text(bomb)
-        sys.path.insert(0, str(tmp_path))
-        change_flavors(path, python_function={"loader_module": "evil_loader"})
-    else:
-        payload = tmp_path / "model.pth"
-        torch.save(Bomb(bomb), payload)
-        if attack == "pickle":
-            shutil.copy(payload, path / "data" / "model.pth")
-            (path / "data" / "pickle_module_info.txt").write_text("pickle")
-        else:
-            shutil.copy(payload, path / "data" / "model.pt2")
-    try:
-        with pytest.raises(UserError, match="is refused"):
-            model_versions.load(receipt)
-    finally:
-        if str(tmp_path) in sys.path:
-            sys.path.remove(str(tmp_path))
-    assert not ran.exists()
+def plant_expression(program: Path, code: str) -> None:
+    """Put `code` into a pt2 file, where `torch.export.load` evaluates it as a sympy expression."""
+    with zipfile.ZipFile(program) as archive:
+        records = {info.filename: archive.read(info) for info in archive.infolist()}
+    name = next(name for name in records if name.endswith("models/model.json"))
+    text = records[name].decode()
+    symbol = re.search(r'"expr_str": ("Symbol[^"]*")', text)
+    assert symbol, "the batch size of the program is a symbol"
+    records[name] = text.replace(symbol[1], json.dumps(f"{code} or {symbol[1][1:-1]}")).encode()
+    with zipfile.ZipFile(program, "w") as archive:
+        for path, content in records.items():
+            archive.writestr(path, content)
 
 
 class Bomb:
@@ -183,18 +163,168 @@ class Bomb:
         return exec, (self.line,)
 
 
-def test_no_version_if_the_store_returns_other_weights(
-    client: MlflowClient,
+class Attack:
+    """Changes that an account makes which may write model files."""
+
+    def __init__(self, path: Path, ran: Path) -> None:
+        self.path = path
+        self.bomb = f"open({str(ran)!r}, 'w').close()\n"
+
+    def code_folder(self) -> None:
+        (self.path / "code").mkdir()
+        (self.path / "code" / "torch.py").write_text(self.bomb)
+
+    def code_in_the_flavor(self) -> None:
+        change_description(self.path, "pytorch", code="data")
+
+    def foreign_loader(self) -> None:
+        change_description(self.path, "python_function", loader_module="antigravity")
+
+    def pickle_beside_the_program(self) -> None:
+        torch.save(Bomb(self.bomb), self.path / "data" / "model.pth")
+
+    def pickle_as_program(self) -> None:
+        torch.save(Bomb(self.bomb), self.path / "data" / "model.pt2")
+
+    def pickle_as_weights(self) -> None:
+        torch.save(Bomb(self.bomb), self.path / "weights.safetensors")
+
+    def expression_in_the_program(self) -> None:
+        plant_expression(self.path / "data" / "model.pt2", f"exec({self.bomb!r})")
+
+    def other_program(self) -> None:
+        program = self.path / "data" / "model.pt2"
+        module = build(NETWORK).eval()
+        images = torch.zeros((2, *NETWORK.shape), dtype=torch.uint8)
+        shapes = [{0: torch.export.Dim.AUTO}]
+        torch.export.save(torch.export.export(module, (images,), dynamic_shapes=shapes), program)
+
+    def other_files_for_the_function(self) -> None:
+        change_description(self.path, "python_function", data="other")
+
+    def other_files_for_the_function_with_a_copy(self) -> None:
+        shutil.copytree(self.path / "data", self.path / "other")
+        change_description(self.path, "python_function", data="other")
+
+    def file_of_mlflow_s_name(self) -> None:
+        (self.path / "data" / "registered_model_meta").write_bytes(b"anything")
+
+    def package_in_the_requirements(self) -> None:
+        with (self.path / "requirements.txt").open("a") as file:
+            file.write("\nevil @ http://127.0.0.1/evil.whl\n")
+
+    def index_in_the_environment(self) -> None:
+        path = self.path / "python_env.yaml"
+        path.write_text(path.read_text() + "- --index-url http://127.0.0.1/\n")
+
+    def malformed_description(self) -> None:
+        (self.path / "MLmodel").write_bytes(b"\xff{[")
+
+    def huge_description(self) -> None:
+        with (self.path / "MLmodel").open("ab") as file:
+            file.truncate(3 << 20)
+
+    def missing_description(self) -> None:
+        (self.path / "MLmodel").unlink()
+
+    def link(self) -> None:
+        (self.path / "MLmodel").unlink()
+        (self.path / "MLmodel").symlink_to("/etc/hostname")
+
+
+ATTACKS = sorted(name for name in vars(Attack) if not name.startswith("_"))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_altered_files_are_refused_and_nothing_of_them_runs(
+    client: MlflowClient, tmp_path: Path, attack: str
 ) -> None:
-    before = len(client.search_model_versions(f"name = '{NAME}'"))
-    torch.manual_seed(9)
-    module = build(NETWORK)
-    run_id = runs.import_run(client, store.ensure_experiment(client, NAME), "cnn", {}, {}, [])
+    ran = tmp_path / "ran"
+    receipt = register_version(client, seed=100)
+    path = files_of_version(client, receipt)
+    kept = tmp_path / "kept"
+    shutil.copytree(path, kept)
+    try:
+        getattr(Attack(path, ran), attack)()
+        with pytest.raises(
+            UserError, match=r"is refused|does not hold the trained weights|cannot be read"
+        ) as caught:
+            model_versions.load(client, receipt)
+    finally:
+        shutil.rmtree(path)
+        shutil.copytree(kept, path)
+    assert not ran.exists()
+    assert "Traceback" not in str(caught.value)
+
+
+def test_planted_expression_runs_where_mlflow_loads_it(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    """The attack is real: this is why Kiln loads no program. An upstream fix turns this red."""
+    ran = tmp_path / "ran"
+    receipt = register_version(client, seed=101)
+    Attack(files_of_version(client, receipt), ran).expression_in_the_program()
+    with contextlib.suppress(Exception):
+        mlflow.pytorch.load_model(f"models:/{NAME}/{receipt.version}")
+    assert ran.exists()
+
+
+def test_other_versions_of_libraries_make_files_that_cannot_be_compared(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    receipt = register_version(client, seed=102)
+    path = files_of_version(client, receipt)
+    for name in ("requirements.txt", "conda.yaml"):
+        text = (path / name).read_text()
+        (path / name).write_text(re.sub(r"torch==[\w.]+", "torch==2.14.1", text))
+    text = (path / "MLmodel").read_text()
+    (path / "MLmodel").write_text(re.sub("pytorch_version: .*", "pytorch_version: 2.14.1", text))
+    (path / "data" / "model.pt2").write_bytes(b"made by another torch")
+    loaded = model_versions.load(client, receipt)
+    assert (loaded.sha256, loaded.reproduced) == (receipt.sha256, False)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "mirror"), [("cnn", True), ("resnet14", False), ("resnet18", False)]
+)
+def test_files_are_the_same_in_every_process_and_the_program_gives_equal_logits(
+    tmp_path: Path, architecture: str, mirror: bool
+) -> None:
+    network = NETWORK.model_copy(
+        update={"architecture": architecture, "mirror": mirror, "shape": (32, 24, 1)}
+    )
+    entity = LoggedModel("0", "m-" + "0" * 32, "cnn", "", 1_700_000_000_000, 0, source_run_id="1")
+    torch.manual_seed(0)
+    module = build(network)
+    for folder in ("one", "two"):
+        packaging.write(tmp_path / folder, module, network, entity)
+    for name in packaging.FILES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert str(ROOT).encode() not in (tmp_path / "one" / packaging.PROGRAM).read_bytes()
+    program = mlflow.pytorch.load_model(str(tmp_path / "one"))
+    for rows in (1, 5):
+        images = torch.randint(0, 256, (rows, *network.shape), dtype=torch.uint8)
+        with torch.inference_mode():
+            assert torch.equal(program(images), module(images))
+
+
+def test_no_version_if_the_store_returns_other_files(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = MlflowClient.log_model_artifacts
+
+    def upload_and_damage(self: MlflowClient, model_id: str, folder: str) -> None:
+        upload(self, model_id, folder)
+        location = Path(self.get_logged_model(model_id).artifact_location.removeprefix("file://"))
+        (location / "weights.safetensors").write_bytes(b"bits flipped on the disk")
+
+    before = len(model_versions.list_versions(client, NAME))
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", upload_and_damage)
     with pytest.raises(
-        UserError, match="does not hold what was stored there: expected sha256 beef"
+        UserError, match=r"does not hold what was stored there: weights.safetensors was written"
     ):
-        model_versions.create(client, NAME, "cnn", module, NETWORK, "beef", run_id, {})
-    assert len(client.search_model_versions(f"name = '{NAME}'")) == before
+        register_version(client, seed=103)
+    assert len(model_versions.list_versions(client, NAME)) == before
 
 
 def test_epoch_is_logged_once_even_if_reported_again(client: MlflowClient) -> None:
@@ -276,7 +406,7 @@ def test_registration_waits_for_a_locked_database(client: MlflowClient, home: Pa
     start = time.monotonic()
     receipt = register_version(client, seed=21)
     assert time.monotonic() - start > 2
-    assert model_versions.load(receipt).sha256 == receipt.sha256
+    assert model_versions.load(client, receipt).sha256 == receipt.sha256
 
 
 def test_concurrent_registrations_leave_one_version_per_model(

@@ -113,7 +113,9 @@ def test_alias_names_an_evaluated_version_and_follows_its_history(
             assert state.current_version == state.expected_version or state.interrupted
             assert not state.interrupted or self.crashed
             if state.current_version is not None:
-                verdicts.load_verified(model_versions.get(client, self.name, state.current_version))
+                verdicts.load_verified(
+                    client, model_versions.get(client, self.name, state.current_version)
+                )
             version = None
             for recorded in state.moves:
                 move = recorded.move

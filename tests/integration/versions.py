@@ -64,7 +64,7 @@ def make_verdict(
         name=receipt.name,
         version=receipt.version,
         sha256=receipt.sha256,
-        files_sha256=model_versions.load(receipt).files_sha256,
+        files_sha256=model_versions.load(MlflowClient(), receipt).files_sha256,
         test_sha256=split,
         predictions_sha256=hashlib.sha256(predictions).hexdigest(),
         passed=passed,

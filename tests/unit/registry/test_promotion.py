@@ -48,6 +48,8 @@ def test_table_shows_the_comparison_and_a_second_evaluation() -> None:
         ["right where the other is wrong", "7", "2"],
         ["difference, 95 % interval", "+1.00 to +9.00 points", ""],
         ["McNemar's exact p", "0.18", ""],
+        ["margin that 100 images resolve (power 80 %)", "10.10 points (max_regression 0.101)", ""],
+        ["images for a margin of 0.50 points", "28,489", ""],
         ["test split", "t" * 12, "judged on it for this comparison"],
     ]
 

@@ -1,0 +1,146 @@
+"""Files in the store: where they may be fetched from, and models downloaded file by file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Set
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+
+from components.errors import UserError
+from components.tracking import store
+
+ROOTS_VARIABLE = "KILN_ARTIFACT_ROOTS"
+_PROXIED = "mlflow-artifacts"
+_MAX_TEXT_BYTES = 1 << 20
+# Formats whose size depends on the model.
+_LARGE_SUFFIXES = (".safetensors", ".pt2")
+
+
+def require_own_location(location: str, label: str) -> None:
+    """Check that files are where the tracking server keeps them.
+
+    A user who may write to the server chooses the location of an experiment's files. Fetching from
+    there would use the credentials of the reader: the keys of object stores, or the password of the
+    tracking server for another host. Nothing is checked for a store that is a database: its writers
+    are its administrators.
+
+    Args:
+        location: URI of the files.
+        label: The object that the files belong to, for the message.
+
+    Raises:
+        UserError: The location is neither behind the server nor below an address that the
+            environment variable `KILN_ARTIFACT_ROOTS` allows (separated by spaces).
+    """
+    if not store.uses_server():
+        return
+    parts = urlsplit(location)
+    if parts.scheme == _PROXIED and parts.netloc in ("", urlsplit(store.get_uri()).netloc):
+        return
+    roots = os.environ.get(ROOTS_VARIABLE, "").split()
+    if ".." in PurePosixPath(parts.path).parts or not any(
+        location == root or location.startswith(root.rstrip("/") + "/") for root in roots
+    ):
+        raise UserError(
+            f"the files of {label} are at {location}, not behind the tracking server; your "
+            f"credentials are not used there. Allowed are {_PROXIED}: and the addresses in "
+            f"{ROOTS_VARIABLE} ({' '.join(roots) or 'none'}); add it if your site keeps files there"
+        )
+
+
+def download_model(
+    client: MlflowClient, model_id: str, names: Set[str], folder: Path, label: str
+) -> Path:
+    """Download a logged model that consists of exactly the files `names`.
+
+    The list of files and their sizes are checked first. Then they are downloaded and the list is
+    checked again. Nothing is parsed.
+
+    Args:
+        client: Client of the store.
+        model_id: The logged model.
+        names: Relative paths of all files of such a model.
+        folder: An empty folder.
+        label: The model's name, for messages.
+
+    Returns:
+        The folder with the files: `folder` or one in it.
+
+    Raises:
+        UserError: The model is gone, another file is there, one is missing or is not a regular
+            file, a text file has more than 1 MiB, or there is no room for them.
+    """
+    with store.explain_denial(f"read {label}", store.READERS):
+        try:
+            model = client.get_logged_model(model_id)
+            require_own_location(model.artifact_location, label)
+            sizes = dict(_list_files(client, model_id, names))
+            _require_exact(label, model.artifact_location, set(sizes), names)
+            _require_room(label, sizes, folder)
+            # With the address models:/ID, MLflow would add a file of its own.
+            path = download_artifacts(artifact_uri=model.artifact_location, dst_path=str(folder))
+        except (OSError, MlflowException) as error:
+            if isinstance(error, MlflowException) and store.is_denial(error):
+                raise
+            raise UserError(
+                f"the files of {label} cannot be read ({type(error).__name__}: {error})"
+            ) from None
+    _require_exact(label, model.artifact_location, set(_walk(Path(path))), names)
+    return Path(path)
+
+
+def _list_files(
+    client: MlflowClient, model_id: str, names: Set[str]
+) -> Iterator[tuple[str, int | None]]:
+    """Yield path and size of each file. A folder that is none of `names`' is one with a slash."""
+    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    for folder in folders:
+        for info in client.list_logged_model_artifacts(model_id, None if folder == "." else folder):
+            if not info.is_dir:
+                yield info.path, info.file_size
+            elif info.path not in folders:
+                yield f"{info.path}/", None
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            yield f"{relative} (not a regular file)"
+        elif path.is_file():
+            yield relative
+
+
+def _require_exact(label: str, location: str, found: Set[str], names: Set[str]) -> None:
+    if unexpected := sorted(found - names):
+        raise UserError(
+            f"{label} is refused before anything of it is read: it contains "
+            f"{', '.join(unexpected[:5])}, which Kiln did not store"
+        )
+    if missing := sorted(names - found):
+        raise UserError(
+            f"{label} is refused before anything of it is read: {', '.join(missing)} is missing "
+            f"at {location}; its files are gone, or it was not stored by this version of Kiln"
+        )
+
+
+def _require_room(label: str, sizes: dict[str, int | None], folder: Path) -> None:
+    for name, size in sizes.items():
+        if not name.endswith(_LARGE_SUFFIXES) and (size or 0) > _MAX_TEXT_BYTES:
+            raise UserError(
+                f"{label} is refused before anything of it is read: {name} has {size:,} bytes, "
+                f"Kiln stores at most {_MAX_TEXT_BYTES:,} there"
+            )
+    needed = sum(size or 0 for size in sizes.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{label} has {needed:,} bytes, {folder.parent} has room for {free:,}; free some, or "
+            "set TMPDIR to a larger disk"
+        )
