@@ -26,12 +26,14 @@ from components.records.receipt import Receipt
 from components.records.splits import Manifest
 from components.registry import model_versions, promotion, verdicts
 from components.tracking import store
+from components.tracking.outages import explain_outage
 
 if TYPE_CHECKING:
     from components.registry.packaging import LoadedModel
     from components.tracking.store import MlflowClient
 
 
+@explain_outage("repeat the command when it answers")
 def run(models: Path, test: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
     """Evaluate the version that each receipt names, once, and write the reports.
 
@@ -71,8 +73,8 @@ def _evaluate(
     loaded = model_versions.load(client, receipt)
     if not loaded.reproduced:
         echo(
-            f"evaluate: the files of {receipt.model} for MLflow's users were made by other versions "
-            "of torch or MLflow, so that they cannot be compared with its weights here"
+            f"evaluate: the files of {receipt.model} for MLflow's users were made by another torch "
+            "or MLflow, so that they cannot be compared with its weights here"
         )
     require_compatible(f"{receipt.name} version {receipt.version}", loaded.network, manifest)
     if settings.num_workers == 1:

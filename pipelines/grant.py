@@ -11,6 +11,7 @@ import sys
 from components.console import echo, launch
 from components.errors import UserError
 from components.params import load_params
+from components.params.names import require_model_name
 from components.registry.server import roles
 from components.tracking import store
 
@@ -29,9 +30,10 @@ def run(
         name: The registered model, by default params register.name.
 
     Raises:
-        UserError: The server has no basic auth, or the caller is not its administrator.
+        UserError: The name cannot be that of a registered model, the server has no basic auth, or
+            the caller is not its administrator.
     """
-    name = name or load_params().register_.name
+    name = load_params().register_.name if name is None else require_model_name(name)
     client = store.connect()
     members = {roles.TRAINING: training, roles.PROMOTERS: promoters}
     roles.grant(client, name, members, ask_password)

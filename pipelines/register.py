@@ -18,8 +18,10 @@ from components.records.receipt import Receipt
 from components.records.training import Epoch, Network, TrainResult
 from components.registry import model_versions
 from components.tracking import runs, store
+from components.tracking.outages import explain_outage
 
 
+@explain_outage("repeat the command when it answers")
 def run(model: str, trained: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
     """Register trained weights as a version, unless they are one already, and write its receipt.
 

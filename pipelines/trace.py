@@ -8,8 +8,10 @@ from components.console import echo, launch, print_table
 from components.errors import UserError
 from components.registry import lineage
 from components.tracking import store
+from components.tracking.outages import explain_outage
 
 
+@explain_outage("repeat the command when it answers")
 def run(reference: str, check: bool) -> bool:
     """Print the lineage of a version.
 
@@ -21,10 +23,19 @@ def run(reference: str, check: bool) -> bool:
         False if something that was checked differs or the check could not be made.
 
     Raises:
-        UserError: The version does not exist, or Kiln did not register it.
+        UserError: The store does not answer, the version does not exist, or Kiln did not register
+            it.
     """
     version_lineage = lineage.get_lineage(store.connect(), reference)
     print_table(reference, ["", "how it was made"], version_lineage.table_rows())
+    if obstacle := version_lineage.find_obstacle():
+        echo(f"trace: it cannot be made again or checked here: {obstacle}")
+        return not check
+    if version_lineage.dirty:
+        echo(
+            "trace: it was trained with uncommitted changes, or may have been; the commit alone "
+            "can make other weights"
+        )
     echo("to make it again:")
     for command in version_lineage.rebuild_commands():
         echo(f"  {command}")

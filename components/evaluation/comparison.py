@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm
 
 from components.errors import UserError
-from components.evaluation.predictions import decode_correctness
+from components.evaluation.predictions import decode_predictions
 from components.records.evaluation import Comparison, ModelVerdict
 
 _CONFIDENCE = 0.95
@@ -218,13 +218,13 @@ def compare_evidence(
             f"version {candidate_verdict.version} was judged on the test split {split}, "
             f"version {champion_verdict.version} on {champion_verdict.test_sha256}"
         )
-    candidate_ids, candidate_correct = decode_correctness(candidate_predictions)
-    champion_ids, champion_correct = decode_correctness(champion_predictions)
-    if candidate_ids != champion_ids:
+    ours = decode_predictions(candidate_predictions)
+    theirs = decode_predictions(champion_predictions)
+    if ours.ids != theirs.ids or not np.array_equal(ours.labels, theirs.labels):
         raise UserError(
             f"the predictions of versions {candidate_verdict.version} and "
-            f"{champion_verdict.version} are of {len(candidate_ids)} and {len(champion_ids)} "
-            f"examples, and not of the same, though both verdicts name the test split {split}; "
-            "evaluate again"
+            f"{champion_verdict.version} are of {len(ours.ids)} and {len(theirs.ids)} examples, "
+            f"and not of the same with the same labels, though both verdicts name the test split "
+            f"{split}; evaluate again"
         )
-    return compare(candidate_correct, champion_correct, max_regression)
+    return compare(ours.correct, theirs.correct, max_regression)

@@ -7,10 +7,15 @@ class).
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from components.errors import UserError
+
+_SUM_TOLERANCE = 1e-4
 
 
 def encode_predictions(ids: list[str], labels: np.ndarray, probability: np.ndarray) -> bytes:
@@ -35,8 +40,51 @@ def encode_predictions(ids: list[str], labels: np.ndarray, probability: np.ndarr
     return buffer.getvalue()
 
 
-def decode_correctness(data: bytes) -> tuple[list[str], np.ndarray]:
-    """Return the ids of the examples and a mask, `bool (N,)`, of the correctly predicted ones."""
-    table = pq.read_table(io.BytesIO(data), columns=["id", "label", "prediction"])
-    ids: list[str] = table["id"].to_pylist()
-    return ids, table["label"].to_numpy() == table["prediction"].to_numpy()
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of a split: `ids` of the N examples, `labels` `int64 (N,)` and
+    `probability` `float64 (N, K)`."""
+
+    ids: list[str]
+    labels: np.ndarray
+    probability: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Mask of the examples whose most probable class is their label, `bool (N,)`."""
+        mask: np.ndarray = self.probability.argmax(axis=1) == self.labels
+        return mask
+
+
+def decode_predictions(data: bytes) -> Predictions:
+    """Read a file of `encode_predictions`.
+
+    Rows of probabilities, which were rounded to float32, sum to 1 again. The column `prediction`
+    is not read: it could contradict the probabilities.
+
+    Raises:
+        UserError: The file is none of those.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data), columns=["id", "label", "probability"])
+        ids: list[str] = table["id"].to_pylist()
+        labels = table["label"].to_numpy().astype(np.int64)
+        flat = table["probability"].combine_chunks().flatten().to_numpy()
+        probability = flat.reshape(len(ids), -1).astype(np.float64)
+        sums = probability.sum(axis=1, keepdims=True)
+        proper = (
+            ((labels >= 0) & (labels < probability.shape[1])).all()
+            and (probability >= 0).all()
+            and (np.abs(sums - 1) < _SUM_TOLERANCE).all()
+        )
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"a file of predictions cannot be read ({error}); evaluate the version again with "
+            "`dvc repro -s -f evaluate`"
+        ) from None
+    if not proper:
+        raise UserError(
+            "a file of predictions has labels that are no class, or rows of probabilities that do "
+            "not sum to 1; evaluate the version again with `dvc repro -s -f evaluate`"
+        )
+    return Predictions(ids, labels, probability / sums)

@@ -14,7 +14,7 @@ from components.data.format.images import Images
 from components.evaluation.gates import check_gates
 from components.evaluation.metrics import Metrics, compute_metrics, compute_probabilities
 from components.evaluation.plots import plot_report
-from components.evaluation.predictions import encode_predictions
+from components.evaluation.predictions import decode_predictions, encode_predictions
 from components.files import write_bytes
 from components.params import Evaluate
 from components.records.evaluation import ModelVerdict, Verdict
@@ -72,10 +72,11 @@ def make_evaluation(
         seconds: time that the version took to compute `logits`.
         settings: section `evaluate` of the parameters.
     """
-    probability = compute_probabilities(logits)
+    predictions = encode_predictions(images.ids, images.labels, compute_probabilities(logits))
+    # From the file, so that a reader of the file gets the same metrics.
+    probability = decode_predictions(predictions).probability
     metrics = compute_metrics(probability, images.labels, settings.top_k)
     gates = check_gates(settings.gates, metrics.scalars)
-    predictions = encode_predictions(images.ids, images.labels, probability)
     verdict = ModelVerdict(
         name=receipt.name,
         version=receipt.version,

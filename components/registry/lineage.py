@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +16,22 @@ from components.data.format.shards import MANIFEST
 from components.data.sources.opening import open_source
 from components.errors import UserError
 from components.files import sha256_file
+from components.git_cli import GitError, git
 from components.params import Params, load_params
+from components.paths import ROOT
 from components.records.splits import Manifest
-from components.registry import model_versions, verdicts
+from components.registry import HISTORY_SUFFIX, model_versions, verdicts
 from components.registry.checkout import checkout, fetch_outs, lock_candidates
 from components.tracking import runs
 
 _REFERENCE = re.compile(
-    r"^(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(?P<alias>[a-z][a-z0-9_-]*)|/(?P<version>[0-9]+))$"
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(?P<alias>[a-z][a-z0-9_-]*)|/(?P<version>[0-9]{1,18}))"
 )
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # SHA-1 or SHA-256
+_REQUIRED_TAGS = {
+    model_versions.SHA256_TAG: re.compile("[0-9a-f]{64}"),
+    runs.MODEL_TAG: re.compile("[a-z0-9][a-z0-9_-]{0,62}"),  # a name in train.models
+}
 
 MATCHES = "matches"
 DIFFERS = "DIFFERS"
@@ -50,45 +58,87 @@ class Lineage:
     """A version and the records of how it was made.
 
     `facts` are the tags of its run and of the version itself, `params` the parameters of the run.
+    `commit` is None if none is recorded, and `run_exists` False if the run was deleted permanently.
     """
 
     version: ModelVersion
     model: str
-    commit: str
+    commit: str | None
     facts: dict[str, str]
     params: dict[str, str]
+    run_exists: bool = True
 
     def table_rows(self) -> list[list[str]]:
         """Return the lineage as rows of a name and a value, for display."""
         facts = self.facts
         version = self.version
-        state = {"true": "with uncommitted changes", "false": "clean"}.get(
-            facts.get("git.dirty", ""), "?"
-        )
         libraries = (
             f"{key.removeprefix('version.')} {facts[key]}" for key in self._keys("version.")
         )
-        imported = " (imported: trained elsewhere)" if facts.get("kiln.imported") else ""
-        model_id = model_versions.get_model_id(version)
         params = (f"{key}={value}" for key, value in sorted(self.params.items()))
+        model_id = model_versions.get_model_id(version)
         return [
             ["version", f"{version.name} version {version.version}, {model_id}"],
             ["weights", f"sha256 {facts[model_versions.SHA256_TAG]}"],
-            ["commit", f"{self.commit} ({state})"],
+            ["commit", self._describe_commit()],
             *([key, facts[key]] for key in self._keys("data.")),
             ["fingerprint", facts.get(runs.FINGERPRINT_TAG, "unknown")],
-            ["MLflow run", f"{version.run_id}{imported}"],
-            ["libraries", ", ".join(libraries)],
-            ["machine", ", ".join(facts[key] for key in self._keys("machine."))],
-            ["parameters", ", ".join(params)],
+            ["MLflow run", self._describe_run()],
+            ["libraries", ", ".join(libraries) or "unknown"],
+            ["machine", ", ".join(facts[key] for key in self._keys("machine.")) or "unknown"],
+            ["parameters", ", ".join(params) or "unknown"],
             ["verdict", _describe_verdict(version)],
         ]
+
+    @property
+    def dirty(self) -> bool:
+        """True unless the tree is known to have been clean."""
+        return self.facts.get("git.dirty") != "false"
+
+    def _describe_commit(self) -> str:
+        if self.commit is None:
+            return "unknown"
+        states = {"true": "with uncommitted changes", "false": "clean"}
+        state = states.get(self.facts.get("git.dirty", ""), "perhaps with uncommitted changes")
+        return f"{self.commit} ({state})"
+
+    def _describe_run(self) -> str:
+        run_id = self.version.run_id or "none"
+        if not self.run_exists:
+            return f"{run_id} (not in this registry)"
+        return f"{run_id} (imported: trained elsewhere)" if self._imported else run_id
+
+    @property
+    def _imported(self) -> bool:
+        return "kiln.imported" in self.facts
 
     def _keys(self, prefix: str) -> list[str]:
         return sorted(key for key in self.facts if key.startswith(prefix))
 
+    def find_obstacle(self) -> str | None:
+        """Return the reason for which this repository cannot make the weights again, else None."""
+        if self.commit is None:
+            return f"its commit is unknown: {self._explain_missing_commit()}"
+        try:
+            git(ROOT, "cat-file", "-e", f"{self.commit}^{{commit}}")
+        except GitError:
+            return f"commit {self.commit} is not in this repository; `git fetch` may bring it"
+        return None
+
+    def _explain_missing_commit(self) -> str:
+        if not self.run_exists:
+            return "only its run had it, which is not in this registry"
+        if self._imported:
+            return "it was imported, and only the store of its training has it"
+        return "the training was in no git repository"
+
     def rebuild_commands(self) -> list[str]:
-        """Return the shell commands that make the version's weights again."""
+        """Return the shell commands that make the version's weights again, if nothing prevents it.
+
+        With uncommitted changes at the training they may make other weights.
+        """
+        if self.commit is None:
+            return []
         folder = f"rebuild-{self.commit[:12]}"
         return [
             shlex.join(["git", "worktree", "add", folder, self.commit]),
@@ -109,27 +159,52 @@ def get_lineage(client: MlflowClient, reference: str) -> Lineage:
         UserError: The version does not exist, or Kiln did not register it.
     """
     version = _resolve(client, reference)
+    _require_registered_by_kiln(version)
     run_tags: dict[str, str] = {}
     params: dict[str, str] = {}
     if version.run_id:
         run_tags, params = runs.get_tags_and_params(client, version.run_id)
     facts = {**run_tags, **version.tags}
-    required = (model_versions.SHA256_TAG, runs.MODEL_TAG)
-    if missing := [tag for tag in required if tag not in facts]:
+    commit = facts.get("git.commit", "")
+    return Lineage(
+        version=version,
+        model=version.tags[runs.MODEL_TAG],
+        commit=commit if _COMMIT.fullmatch(commit) else None,
+        facts=facts,
+        params=params,
+        run_exists=bool(run_tags),
+    )
+
+
+def _require_registered_by_kiln(version: ModelVersion) -> None:
+    """Raise `UserError` unless a version has the tags that `register` writes.
+
+    The run's tags do not count: any version can be registered from the run of a training.
+    """
+    if version.name.endswith(HISTORY_SUFFIX):
+        name = version.name.removesuffix(HISTORY_SUFFIX)
         raise UserError(
-            f"{version.name} version {version.version} was not registered by Kiln: nothing to "
-            f"trace, for it has no tag {' and no tag '.join(missing)}"
+            f"{version.name} holds no models but the moves of the aliases of {name}: "
+            f"`python -m pipelines.promote --history --name {name}` shows them"
         )
-    commit = facts.get("git.commit", "unknown")
-    return Lineage(version, facts[runs.MODEL_TAG], commit, facts, params)
+    for tag, pattern in _REQUIRED_TAGS.items():
+        value = version.tags.get(tag)
+        if value is None or not pattern.fullmatch(value):
+            found = "there is no such tag" if value is None else f"it is {value[:80]!r}"
+            raise UserError(
+                f"{version.name} version {version.version} was not registered by Kiln, or was "
+                f"altered: nothing to trace, for its tag {tag} should be {pattern.pattern} and "
+                f"{found}"
+            )
 
 
 def _resolve(client: MlflowClient, reference: str) -> ModelVersion:
-    parts = _REFERENCE.match(reference)
+    parts = _REFERENCE.fullmatch(reference)
     if parts is None:
         raise UserError(
             f"{reference!r} is neither name@alias nor name/version (for example "
-            "fashion-mnist@champion, fashion-mnist/3)"
+            "fashion-mnist@champion, fashion-mnist/3; names have only A-Z a-z 0-9 _ . -, aliases "
+            "only a-z 0-9 _ -)"
         )
     number = parts["version"]
     if number is None:
@@ -141,10 +216,12 @@ def _resolve(client: MlflowClient, reference: str) -> ModelVersion:
 
 
 def _describe_verdict(version: ModelVersion) -> str:
+    if verdicts.VERDICT_TAG not in version.tags:
+        return "none: it was never evaluated"
     try:
         verdict = verdicts.get_verdict(version)
-    except UserError:
-        return "none: it was never evaluated"
+    except UserError as error:
+        return f"none: {error}"
     status = "passed" if verdict.passed else "FAILED"
     gates = ", ".join(f"{g.gate} {g.threshold:g}: {g.value:.4f}" for g in verdict.gates)
     return f"{status} on test split {verdict.test_sha256} ({gates or 'no gates'})"
@@ -156,10 +233,12 @@ def check(lineage: Lineage) -> list[CheckResult]:
     Checks the commit out into a temporary folder and fetches what DVC has for it.
 
     Raises:
-        UserError: The commit is not in this repository, or this version of Kiln cannot read its
-            parameters.
+        UserError: The commit is unknown or not in this repository, or this version of Kiln cannot
+            read its parameters.
     """
     commit = lineage.commit
+    if commit is None:
+        raise UserError(f"nothing can be checked: {lineage.find_obstacle()}")
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
         if not checkout(commit, tree):
@@ -174,20 +253,20 @@ def check(lineage: Lineage) -> list[CheckResult]:
             CheckResult("commit", MATCHES, commit),
             _check_recipe(lineage, params),
             _compare("data.raw", lineage.facts.get("data.raw.sha256"), _digest_raw(params, tree)),
-            *_check_outs(lineage, tree),
+            *_check_outs(lineage, commit, tree),
         ]
 
 
-def _check_outs(lineage: Lineage, tree: Path) -> list[CheckResult]:
+def _check_outs(lineage: Lineage, commit: str, tree: Path) -> list[CheckResult]:
     """Compare the digests of the splits and the weights with the outs that DVC has."""
     facts = dict(lineage.facts)
     weights = tree / "models" / lineage.model / "weights.safetensors"
     weights_sha256 = facts[model_versions.SHA256_TAG]
-    for lock in lock_candidates(lineage.commit):
+    for lock in lock_candidates(commit):
         fetch_outs(tree, lock)
         if _digest_file(weights) == weights_sha256:
             break
-    if model_versions.STATUS_TAG in lineage.version.tags:
+    with suppress(UserError):  # never evaluated, or by another Kiln
         facts["data.test.sha256"] = verdicts.get_verdict(lineage.version).test_sha256
     results = []
     for name, path in _SPLITS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import os
 import socket
 import uuid
 from dataclasses import dataclass
@@ -13,24 +14,21 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from components.console import ProgressBar
-from components.data.format.shards import MANIFEST, read_manifest, read_split
 from components.errors import UserError
 from components.evaluation.comparison import (
     compare_evidence,
     describe_lack_of_images,
     resolution_rows,
 )
-from components.evaluation.metrics import compute_probabilities
-from components.evaluation.predict import predict_split, require_compatible
-from components.evaluation.predictions import encode_predictions
 from components.params import Params, Promote
 from components.provenance import git_state
 from components.records.evaluation import Comparison, ModelVerdict
 from components.records.moves import Move
 from components.registry import model_versions, verdicts
-from components.registry.history import AliasState
+from components.registry.alias_state import AliasState
+from components.registry.evidence import Evidence, collect, predict, read_split_digest
 from components.registry.model_versions import STATUS_TAG
+from components.tracking.address import get_account
 
 # A worse version needs an override for this alias, whatever `promote.alias` is set to.
 _CHAMPION = Promote().alias
@@ -41,17 +39,17 @@ _LOWER_IS_BETTER = ("nll", "ece")
 class PromotionDecision:
     """The evidence on a candidate. It may be promoted if `objections` is empty."""
 
-    verdict: ModelVerdict
+    evidence: Evidence
     comparison: Comparison | None
     objections: list[str]
 
     def table_rows(self) -> list[list[str]]:
         """Return rows of a name, the candidate's value and the baseline's value, for display."""
-        verdict = self.verdict
+        verdict = self.evidence.verdict
         comparison = self.comparison
         baseline_top1 = f"{comparison.champion_top1:.2%}" if comparison else "-"
-        rows = [["top-1", f"{verdict.metrics['top1']:.2%}", baseline_top1]]
-        for g in verdict.gates:
+        rows = [["top-1", f"{self.evidence.metrics['top1']:.2%}", baseline_top1]]
+        for g in self.evidence.gates:
             status = "passed" if g.passed else "failed"
             rows.append([g.gate, f"{g.value:.4f} ({status}, {g.threshold:g})", "-"])
         if comparison:
@@ -65,6 +63,7 @@ class PromotionDecision:
         if comparison and comparison.rejudged:
             split = verdict.test_sha256[:12]
             rows.append(["test split", split, "judged on it for this comparison"])
+        rows.append(["predictions", self.evidence.describe_origin(), ""])
         return rows
 
 
@@ -88,39 +87,43 @@ def check_candidate(
         test: Folder of the test split on which the candidate was evaluated.
 
     Raises:
-        UserError: The candidate was never evaluated or was altered since. No override covers this.
+        UserError: The candidate was never evaluated, was altered since, or its predictions or
+            metrics are not those of its weights. No override covers this.
     """
-    verdict, _ = verdicts.load_verified(client, candidate)
-    objections = _failed_gates(candidate, verdict)
+    evidence = collect(client, candidate, params, test)
+    objections = _find_objections(candidate, evidence)
     if baseline_version is None or baseline_version == int(candidate.version):
-        return PromotionDecision(verdict, None, objections)
+        return PromotionDecision(evidence, None, objections)
     comparison: Comparison | None = None
     reason = ""
     try:
-        evidence = (verdict, verdicts.download_predictions(client, candidate))
         comparison = compare_with_version(
-            client, candidate.name, baseline_version, evidence, params, test
+            client, candidate.name, baseline_version, evidence.predicted, params, test
         )
     except UserError as error:
         reason = f"it cannot be compared with version {baseline_version}: {error}"
     if comparison and not comparison.passed:
-        reason = (
-            f"it may be worse than version {baseline_version} by {-100 * comparison.low:.2f} "
-            f"points of top-1 (95 % interval {100 * comparison.low:+.2f} to "
-            f"{100 * comparison.high:+.2f}); promote.max_regression allows "
-            f"{100 * comparison.max_regression:.2f}"
-        )
-        if lack := describe_lack_of_images(comparison):
-            reason += f"; {lack}"
+        reason = _describe_regression(comparison, baseline_version)
     if reason and alias in (_CHAMPION, params.promote.alias):
         objections.append(reason)
-    return PromotionDecision(verdict, comparison, objections)
+    return PromotionDecision(evidence, comparison, objections)
 
 
-def _failed_gates(candidate: ModelVersion, verdict: ModelVerdict) -> list[str]:
+def _describe_regression(comparison: Comparison, baseline_version: int) -> str:
+    reason = (
+        f"it may be worse than version {baseline_version} by {-100 * comparison.low:.2f} "
+        f"points of top-1 (95 % interval {100 * comparison.low:+.2f} to "
+        f"{100 * comparison.high:+.2f}); promote.max_regression allows "
+        f"{100 * comparison.max_regression:.2f}"
+    )
+    lack = describe_lack_of_images(comparison)
+    return f"{reason}; {lack}" if lack else reason
+
+
+def _find_objections(candidate: ModelVersion, evidence: Evidence) -> list[str]:
     objections = [
         f"its verdict failed: {g.gate} is {g.threshold:g}, found {g.value:.4f}"
-        for g in verdict.gates
+        for g in evidence.gates
         if not g.passed
     ]
     status = candidate.tags.get(STATUS_TAG)
@@ -133,20 +136,21 @@ def compare_with_version(
     client: MlflowClient,
     name: str,
     baseline_version: int,
-    evidence: tuple[ModelVerdict, bytes],
+    predicted: tuple[ModelVerdict, bytes],
     params: Params,
     test: Path,
 ) -> Comparison:
-    """Compare the evidence on a version with that on another version, example by example.
+    """Compare the predictions of a version with those of another version, example by example.
 
-    If the other version was evaluated on a different test split, it is evaluated again on the
-    split in `test`, for this comparison only. That must be the split of the first version.
+    The other version is evaluated again, for this comparison only, if the test split of the first
+    is in `test`. Otherwise, or if its weights are no longer what was judged, the predictions of its
+    own verdict on the same split are used.
 
     Args:
         client: Client of the store.
         name: The registered model.
         baseline_version: Number of the other version.
-        evidence: Verdict and predictions of the first version.
+        predicted: Verdict and predictions of the first version.
         params: The parameters.
         test: Folder of a test split.
 
@@ -155,42 +159,31 @@ def compare_with_version(
             predictions are gone, it was altered, its test split differs and the right one is not
             in `test`, or it does not fit that split.
     """
-    verdict = evidence[0]
+    verdict = predicted[0]
     baseline = model_versions.get(client, name, baseline_version)
     baseline_verdict = verdicts.get_verdict(baseline)
-    max_regression = params.promote.max_regression
-    if baseline_verdict.test_sha256 == verdict.test_sha256:
-        baseline_evidence = (baseline_verdict, verdicts.download_predictions(client, baseline))
-        return compare_evidence(evidence, baseline_evidence, max_regression)
-    split = read_manifest(test).sha256 if (test / MANIFEST).exists() else "nothing"
-    if split != verdict.test_sha256:
+    same_split = baseline_verdict.test_sha256 == verdict.test_sha256
+    predictions = None
+    if read_split_digest(test) == verdict.test_sha256:
+        try:
+            loaded = verdicts.load_verified(client, baseline)[1]
+            predictions = predict(loaded, f"{name} version {baseline_version}", test, params)
+        except UserError:
+            if not same_split:
+                raise
+    elif not same_split:
         raise UserError(
             f"version {verdict.version} was judged on the test split {verdict.test_sha256}, "
             f"version {baseline_version} on {baseline_verdict.test_sha256}; to judge version "
             f"{baseline_version} on the first, have that in {test} (`dvc checkout` or `dvc repro` "
-            f"at its commit), where now is {split}"
+            f"at its commit), where now is {read_split_digest(test) or 'nothing'}"
         )
-    baseline_evidence = (
-        baseline_verdict.model_copy(update={"test_sha256": split}),
-        _predict_split(client, baseline, test, params),
+    baseline_predicted = (
+        baseline_verdict.model_copy(update={"test_sha256": verdict.test_sha256}),
+        predictions or verdicts.download_predictions(client, baseline),
     )
-    comparison = compare_evidence(evidence, baseline_evidence, max_regression)
-    return comparison.model_copy(update={"rejudged": True})
-
-
-def _predict_split(
-    client: MlflowClient, version: ModelVersion, test: Path, params: Params
-) -> bytes:
-    """Return the predictions of a version for a test split, after verifying the version's files."""
-    _, loaded = verdicts.load_verified(client, version)
-    images, manifest = read_split(test)
-    require_compatible(f"{version.name} version {version.version}", loaded.network, manifest)
-    label = f"version {version.version} on the candidate's test split"
-    with ProgressBar(label) as progress:
-        logits, _ = predict_split(
-            loaded.module, images.pixels, params.evaluate.batch_size, progress.update_count
-        )
-    return encode_predictions(images.ids, images.labels, compute_probabilities(logits))
+    comparison = compare_evidence(predicted, baseline_predicted, params.promote.max_regression)
+    return comparison.model_copy(update={"rejudged": not same_split})
 
 
 def select_best(client: MlflowClient, name: str, metric: str) -> ModelVersion:
@@ -239,7 +232,8 @@ def build_move(
         target=target,
         after=state.last_number,
         undoes=undoes,
-        who=f"{getpass.getuser()}@{socket.gethostname()}",
+        who=_describe_user(),
+        account=get_account(),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         reason=reason,
         override=override,
@@ -248,3 +242,11 @@ def build_move(
         comparison=comparison,
         nonce=uuid.uuid4().hex,
     )
+
+
+def _describe_user() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without an entry in /etc/passwd
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}".encode(errors="replace").decode()

@@ -11,7 +11,6 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from components.errors import UserError
 from components.records.evaluation import ModelVerdict
@@ -116,14 +115,13 @@ def download_predictions(client: MlflowClient, version: ModelVersion) -> bytes:
     label = f"the predictions of {version.name} version {version.version}"
     uri = f"runs:/{version.run_id}/{_artifact_folder(verdict)}/{_PREDICTIONS}"
     artifacts.require_own_location(client.get_run(version.run_id).info.artifact_uri, label)
+    listed = client.list_artifacts(version.run_id, _artifact_folder(verdict))
+    if f"{_artifact_folder(verdict)}/{_PREDICTIONS}" not in {info.path for info in listed}:
+        raise UserError(
+            f"{label} are gone ({uri}); evaluate it again with `dvc repro -s -f evaluate`"
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            data = Path(download_artifacts(artifact_uri=uri, dst_path=scratch)).read_bytes()
-        except (MlflowException, OSError) as error:
-            raise UserError(
-                f"{label} are gone ({uri}: {error}); evaluate it again with "
-                "`dvc repro -s -f evaluate`"
-            ) from None
+        data = Path(download_artifacts(artifact_uri=uri, dst_path=scratch)).read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != verdict.predictions_sha256:
         raise UserError(

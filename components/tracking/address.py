@@ -47,9 +47,16 @@ def uses_database_server() -> bool:
     return get_uri().partition("://")[0].partition("+")[0].lower() in _DATABASES
 
 
+def get_account() -> str | None:
+    """Return the name by which a server knows this user, None without a server or a name."""
+    if not uses_server():
+        return None
+    return os.environ.get("MLFLOW_TRACKING_USERNAME") or urlsplit(get_uri()).username
+
+
 def describe_user() -> str:
     """Return the user that a server sees, for messages."""
-    name = os.environ.get("MLFLOW_TRACKING_USERNAME") or urlsplit(get_uri()).username
+    name = get_account()
     return f"user {name!r}" if name else "an unnamed user (MLFLOW_TRACKING_USERNAME is not set)"
 
 

@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from components.errors import UserError
 from components.tracking import store
@@ -77,12 +79,12 @@ def download_model(
             file, a text file has more than 1 MiB, or there is no room for them.
     """
     with store.explain_denial(f"read {label}", store.READERS):
+        model = _get_model(client, model_id, label)
+        require_own_location(model.artifact_location, label)
+        sizes = dict(_list_files(client, model_id, names))
+        _require_exact(label, model.artifact_location, set(sizes), names)
+        _require_room(label, sizes, folder)
         try:
-            model = client.get_logged_model(model_id)
-            require_own_location(model.artifact_location, label)
-            sizes = dict(_list_files(client, model_id, names))
-            _require_exact(label, model.artifact_location, set(sizes), names)
-            _require_room(label, sizes, folder)
             # With the address models:/ID, MLflow would add a file of its own.
             path = download_artifacts(artifact_uri=model.artifact_location, dst_path=str(folder))
         except (OSError, MlflowException) as error:
@@ -93,6 +95,15 @@ def download_model(
             ) from None
     _require_exact(label, model.artifact_location, set(_walk(Path(path))), names)
     return Path(path)
+
+
+def _get_model(client: MlflowClient, model_id: str, label: str) -> LoggedModel:
+    try:
+        return client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        raise UserError(f"{label} has no files: its model {model_id} was deleted") from None
 
 
 def _list_files(

@@ -60,7 +60,9 @@ def get_tags_and_params(client: MlflowClient, run_id: str) -> tuple[dict[str, st
     """Return the tags and the parameters of a run, both empty if it was deleted permanently."""
     try:
         data = client.get_run(run_id).data
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return {}, {}
     return dict(data.tags), dict(data.params)
 

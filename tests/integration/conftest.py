@@ -161,6 +161,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow")
     values = yaml.safe_load(PARAMS.read_text())
     values["register"]["name"] = NAME
+    values["evaluate"]["gates"] = dict.fromkeys(values["evaluate"]["gates"])
     (path / "params.yaml").write_text(yaml.safe_dump(values))
     return path
 

@@ -236,11 +236,6 @@ def is_printable(name: str) -> bool:
     return name.isprintable()
 
 
-def escape_unprintable(name: str) -> str:
-    """Return a name as it is, or with escapes in ASCII if it is not printable text."""
-    return name if is_printable(name) else ascii(name)[1:-1]
-
-
 def name_some(names: Iterable[str], limit: int = 5) -> str:
     """Return the names as a list for a message, cut to `limit` and a count of the others."""
     every = list(names)

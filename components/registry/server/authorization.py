@@ -3,7 +3,8 @@
 In MLflow, a user who may add versions to a registered model may also move its aliases and rename
 it, because all of these are `update` on the model. With this function, only users who may add
 versions to `<name>-history`, and so record a move, may move an alias of `<name>`. The recorded
-moves themselves cannot be changed. Registered models without a history keep MLflow's rules.
+moves themselves cannot be changed, and a move names the account that makes it. Registered models
+without a history keep MLflow's rules.
 
 The rules apply to calls that change a registered model or a version. They fail closed: a call that
 this module does not know is refused, and so is one whose arguments could be read in two ways. In
@@ -36,6 +37,7 @@ from mlflow.server.auth.requirements import Requirement
 from mlflow.server.handlers import _get_model_registry_store
 from werkzeug.datastructures import Authorization
 
+from components.records.moves import MOVE_TAG
 from components.registry import HISTORY_SUFFIX
 
 _CHECKED_MLFLOW = "3.17."
@@ -114,7 +116,7 @@ def _find_objection(user: str, call: Call) -> str | None:
     arguments = _read_arguments()
     name = _read_name(arguments, "name")
     if name.endswith(HISTORY_SUFFIX):
-        return _find_history_objection(name, call)
+        return _find_history_objection(user, name, call, arguments)
     history = name + HISTORY_SUFFIX
     if call == _RENAME_MODEL:
         new_name = _read_name(arguments, "new_name", "newName")
@@ -129,8 +131,15 @@ def _find_objection(user: str, call: Call) -> str | None:
     return None
 
 
-def _find_history_objection(history: str, call: Call) -> str | None:
+def _find_history_objection(
+    user: str, history: str, call: Call, arguments: dict[str, Any]
+) -> str | None:
     if call == _CREATE_VERSION:
+        account = _read_move(arguments).get("account")
+        if account != user:
+            return (
+                f"a move in {history} names the account that makes it: {account!r} is not {user!r}"
+            )
         return None
     if call != _CREATE_MODEL:
         return f"{history} is a history: what is written there stays as it is"
@@ -171,6 +180,26 @@ def _read_name(arguments: dict[str, Any], *spellings: str) -> str:
     if len(values) != 1 or not isinstance(values[0], str):
         raise _UnclearError(f"this call needs one {spellings[0]}, as text")
     return str(values[0])
+
+
+def _read_move(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the move that a new version of a history records.
+
+    Raises:
+        _UnclearError: There is not exactly one, as JSON.
+    """
+    tags = arguments.get("tags")
+    try:
+        moves = [
+            json.loads(tag["value"], object_pairs_hook=_refuse_duplicates)
+            for tag in tags or ()
+            if tag["key"] == MOVE_TAG
+        ]
+    except (TypeError, KeyError, ValueError):
+        moves = []
+    if len(moves) != 1 or not isinstance(moves[0], dict):
+        raise _UnclearError(f"a version of a history has one tag {MOVE_TAG}, with a move as JSON")
+    return dict(moves[0])
 
 
 def _may_update(user: str, name: str) -> bool:

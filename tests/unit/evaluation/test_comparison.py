@@ -17,7 +17,7 @@ from components.evaluation.comparison import (
     resolution_rows,
     resolvable_margin,
 )
-from components.evaluation.predictions import decode_correctness, encode_predictions
+from components.evaluation.predictions import decode_predictions, encode_predictions
 from components.paths import ROOT
 from components.records.evaluation import Comparison, ModelVerdict
 
@@ -260,9 +260,25 @@ TWENTY_WRONG = np.eye(3)[np.where(np.arange(60) < 20, (LABELS + 1) % 3, LABELS)]
 def test_predictions_file_is_reproducible_and_read_back() -> None:
     data = encode_predictions(IDS, LABELS, TWENTY_WRONG)
     assert data == encode_predictions(IDS, LABELS, TWENTY_WRONG)
-    ids, correct = decode_correctness(data)
-    assert ids == IDS
-    assert correct.tolist() == [n >= 20 for n in range(60)]
+    decoded = decode_predictions(data)
+    assert decoded.ids == IDS
+    assert decoded.correct.tolist() == [n >= 20 for n in range(60)]
+
+
+@pytest.mark.parametrize("probability", [np.zeros((60, 3)), np.full((60, 3), np.nan), -PERFECT])
+def test_probabilities_that_are_none_are_refused(probability: np.ndarray) -> None:
+    with pytest.raises(UserError, match="do not sum to 1"):
+        decode_predictions(encode_predictions(IDS, LABELS, probability))
+
+
+def test_labels_that_are_no_class_are_refused() -> None:
+    with pytest.raises(UserError, match="labels that are no class"):
+        decode_predictions(encode_predictions(IDS, LABELS + 1, PERFECT))
+
+
+def test_file_that_is_none_of_predictions_is_refused() -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        decode_predictions(b"none")
 
 
 def test_evidence_is_compared_example_by_example() -> None:

@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from werkzeug.datastructures import Authorization
@@ -63,7 +64,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call]:
         route: str,
         method: str = "POST",
         request: dict[str, Any] | None = None,
-        **parameters: str,
+        **parameters: Any,
     ) -> str | None:
         credentials = b64encode(f"{user}:{PASSWORD}".encode()).decode()
         path = f"/api/2.0/mlflow/{route}"
@@ -80,6 +81,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(BACKEND_STORE_URI_ENV_VAR, uri)
         yield make_call
+    mlflow.set_registry_uri("")  # MLflow's handlers have set it for the whole process
     auth.store.engine.dispose()
 
 
@@ -108,8 +110,28 @@ def test_recorded_moves_cannot_be_changed(call: Call, user: str) -> None:
     for route, method in [*ALIAS_CALLS, *OTHER_CHANGES]:
         objection = call(user, route, method, name="task-history")
         assert objection == "task-history is a history: what is written there stays as it is"
-    assert call(user, "model-versions/create", name="task-history") is None
     assert call("admin", "model-versions/delete", "DELETE", name="task-history") is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "allowed"),
+    [
+        ([{"key": "kiln.move", "value": '{"account": "alice"}'}], True),
+        ([{"key": "kiln.move", "value": '{"account": "bob"}'}], False),
+        ([{"key": "kiln.move", "value": '{"account": null}'}], False),
+        ([{"key": "kiln.move", "value": '{"account": "bob", "account": "alice"}'}], False),
+        ([{"key": "kiln.move", "value": '{"account": "alice"}'}] * 2, False),
+        ([{"key": "kiln.move", "value": "no JSON"}], False),
+        ([{"key": "kiln.move", "value": "[]"}], False),
+        ([{"key": "other", "value": '{"account": "alice"}'}], False),
+        ([], False),
+        ({"kiln.move": '{"account": "alice"}'}, False),
+        (None, False),
+    ],
+)
+def test_a_move_names_the_account_that_makes_it(call: Call, tags: object, allowed: bool) -> None:
+    objection = call("alice", "model-versions/create", name="task-history", tags=tags)
+    assert (objection is None) == allowed
 
 
 def test_history_of_an_existing_model_is_created_by_the_administrator(call: Call) -> None:

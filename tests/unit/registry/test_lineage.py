@@ -28,7 +28,26 @@ def make_lineage(**facts: str) -> Lineage:
     return Lineage(version, "cnn", "c" * 40, FACTS | facts, params)
 
 
-@pytest.mark.parametrize("reference", ["task", "task@", "task/x", "task@Champion", "@a", "a b/1"])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "task",
+        "task@",
+        "task/x",
+        "task@Champion",
+        "@a",
+        "a b/1",
+        "task@champion\n",
+        "task/1\n",
+        "task/-1",
+        "task/" + "9" * 5000,
+        "task/\u0661",
+        "it's/1",
+        "--help/1",
+        "../task/1",
+        "",
+    ],
+)
 def test_malformed_references_are_refused(reference: str) -> None:
     with pytest.raises(UserError, match="is neither name@alias nor name/version"):
         get_lineage(MlflowClient("http://127.0.0.1:1"), reference)
@@ -54,6 +73,8 @@ def test_table_marks_imported_runs_and_uncommitted_changes() -> None:
     rows = dict(make_lineage(**{"kiln.imported": "true", "git.dirty": "true"}).table_rows())
     assert rows["MLflow run"] == "run (imported: trained elsewhere)"
     assert rows["commit"].endswith("(with uncommitted changes)")
+    rows = dict(make_lineage(**{"git.dirty": "unknown"}).table_rows())
+    assert rows["commit"].endswith("(perhaps with uncommitted changes)")
 
 
 def test_commands_rebuild_the_weights_in_a_worktree_of_the_commit() -> None:
@@ -63,3 +84,9 @@ def test_commands_rebuild_the_weights_in_a_worktree_of_the_commit() -> None:
         "dvc repro train@cnn",
         "sha256sum models/cnn/weights.safetensors",
     ]
+
+
+def test_commit_that_this_repository_lacks_is_an_obstacle() -> None:
+    assert make_lineage().find_obstacle() == (
+        f"commit {'c' * 40} is not in this repository; `git fetch` may bring it"
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from components.records.evaluation import Comparison, GateResult, ModelVerdict
-from components.registry.history import AliasState
+from components.registry.alias_state import AliasState
+from components.registry.evidence import Evidence
 from components.registry.promotion import PromotionDecision, build_move
 
 VERDICT = ModelVerdict(
@@ -19,6 +20,7 @@ VERDICT = ModelVerdict(
     metrics={"top1": 0.9},
     gates=[GateResult(gate="min_top1", threshold=0.95, value=0.9, passed=False)],
 )
+EVIDENCE = Evidence(VERDICT, b"", VERDICT.metrics, VERDICT.gates, recomputed=True, reproduced=True)
 COMPARISON = Comparison(
     images=100,
     candidate_top1=0.9,
@@ -34,15 +36,16 @@ COMPARISON = Comparison(
 
 
 def test_table_without_baseline_shows_metrics_and_gates() -> None:
-    assert PromotionDecision(VERDICT, None, []).table_rows() == [
+    assert PromotionDecision(EVIDENCE, None, []).table_rows() == [
         ["top-1", "90.00%", "-"],
         ["min_top1", "0.9000 (failed, 0.95)", "-"],
+        ["predictions", "computed here from the weights", ""],
     ]
 
 
 def test_table_shows_the_comparison_and_a_second_evaluation() -> None:
     comparison = COMPARISON.model_copy(update={"rejudged": True})
-    assert PromotionDecision(VERDICT, comparison, []).table_rows() == [
+    assert PromotionDecision(EVIDENCE, comparison, []).table_rows() == [
         ["top-1", "90.00%", "85.00%"],
         ["min_top1", "0.9000 (failed, 0.95)", "-"],
         ["right where the other is wrong", "7", "2"],
@@ -51,6 +54,7 @@ def test_table_shows_the_comparison_and_a_second_evaluation() -> None:
         ["margin that 100 images resolve (power 80 %)", "10.10 points (max_regression 0.101)", ""],
         ["images for a margin of 0.50 points", "28,489", ""],
         ["test split", "t" * 12, "judged on it for this comparison"],
+        ["predictions", "computed here from the weights", ""],
     ]
 
 

@@ -12,9 +12,10 @@ from typing import IO, NamedTuple
 
 import fsspec
 
-from components.data.sources.base import Refusal, escape_unprintable, is_printable
+from components.data.sources.base import Refusal, is_printable
 from components.errors import UserError
 from components.params import Limits
+from components.printable import escape_unprintable
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 _READ_BYTES = 1 << 20

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from components.data.sources.base import IgnoredKind, escape_unprintable
+from components.data.sources.base import IgnoredKind
 from components.data.sources.files.iso_brands import IMAGE_BRANDS
+from components.printable import escape_unprintable
 
 
 def split_words(text: str) -> frozenset[str]:

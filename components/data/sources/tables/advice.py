@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.sources.base import escape_unprintable
 from components.data.sources.tables.paths import (
     NOT_FOUND,
     AmbiguousPathError,
@@ -23,6 +22,7 @@ from components.data.sources.tables.paths import (
     resolve,
 )
 from components.params import CsvSource
+from components.printable import escape_unprintable
 
 _MAX_SHOWN = 3
 # Bounds of the search for advice, which happens only before an error.

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.sources.base import ImageEntry, ImageSource, Refusal, escape_unprintable
+from components.data.sources.base import ImageEntry, ImageSource, Refusal
 from components.data.sources.files.tree import FileTree
 from components.data.sources.tables.advice import describe_missing_files, find_lost_zeros
 from components.data.sources.tables.checks import read_splits, separate_invalid, sort_class_names
@@ -28,6 +28,7 @@ from components.data.sources.tables.paths import (
 )
 from components.errors import UserError
 from components.params import CsvSource
+from components.printable import escape_unprintable
 
 _ROWS_PER_CHUNK = 50_000
 _MAX_SHOWN = 3

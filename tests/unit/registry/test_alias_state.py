@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.records.moves import Move
-from components.registry.history import AliasState, RecordedMove
+from components.registry.alias_state import AliasState, RecordedMove
 
 
 def make_move(
@@ -98,7 +98,25 @@ def test_override_is_remembered_for_its_version_only() -> None:
     assert not state.was_overridden(2)
 
 
-def test_table_row_shows_override_and_rollback() -> None:
-    row = RecordedMove(4, make_move(None, 2, undoes=3, override="needed")).table_row()
-    assert row[0] == "4"
-    assert row[3:] == ["nothing", "version 2", "better (takes back 3) [OVERRIDE: needed]"]
+def test_description_shows_override_rollback_and_the_whole_reason() -> None:
+    long = "see https://example.org/" + "x" * 300
+    move = make_move(None, 2, undoes=3, override="needed").model_copy(
+        update={"reason": f"two\nlines, {long}"}
+    )
+    assert RecordedMove(4, move).describe() == [
+        "  4 2026-01-01T00:00:00+00:00 alice@host: nothing -> version 2",
+        "    two",
+        f"    lines, {long} (takes back 3)",
+        "    OVERRIDE: needed",
+    ]
+
+
+def test_foreign_texts_forge_no_line() -> None:
+    forged = "x\n  5 2026-01-02T00:00:00+00:00 bob@host: version 2 -> version 3"
+    recorded = RecordedMove(
+        4, make_move(None, 2).model_copy(update={"reason": forged, "who": forged})
+    )
+    heading, *reason = recorded.describe()
+    assert heading.startswith("  4 2026-01-01T00:00:00+00:00 x\\n  5 2026")
+    assert all(line.startswith("    ") for line in reason)
+    assert recorded.summarize().isprintable()
