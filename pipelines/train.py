@@ -50,6 +50,7 @@ def run(model: str, train: Path, val: Path, out: Path, params_file: Path = PARAM
         job, trained = _train(plan, params, request)
         _write_outs(out, plan, job, trained)
         job.checkpoint_store().clear()
+        job.initial_store().clear()
     for path in stale_paths((STATE / "runs").glob("*")):
         shutil.rmtree(path, ignore_errors=True)
         echo(
@@ -106,11 +107,13 @@ def _train(
 
         client = store.connect()
 
+        from components.models import architectures
         from components.orchestration.checkpoints import read_marker, write_marker
         from components.orchestration.follower import Follower
         from components.orchestration.trainer import Training, TrainingOptions
         from components.ray_session.network_interface import use_cluster_interface
 
+        architectures.check(plan.network)
         where = connect()
         job, remember_precision = _make_job(plan, params, request)
         options = TrainingOptions(
@@ -160,7 +163,7 @@ def _make_job(
     Raises:
         UserError: the cluster cannot run it.
     """
-    from components.orchestration.job import TrainingJob
+    from components.orchestration.job import INITIAL, TrainingJob
     from components.ray_session.nodes import node_scratch
     from components.ray_session.shared_storage import resolve_checked
     from components.ray_session.split_distribution import distribute_splits
@@ -200,11 +203,14 @@ def _make_job(
         watchdog_s=settings.watchdog_s,
         images=settings.images,
         reduction=settings.reduction,
+        has_initial=plan.initial is not None,
         locate=distribute_splits([plan.train_data, plan.val_data], settings.cpus_per_worker).locate,
         scratch=node_scratch if is_cluster() else partial(Path, STATE),
         placement=request.placement,
         accelerator=request.accelerator,
     )
+    if plan.initial is not None:
+        job.initial_store().put(INITIAL, plan.initial)
     return job, partial(precision_cache.store, cache, cache_key)
 
 

@@ -76,9 +76,7 @@ class Workload:
     def build_model(self) -> nn.Module:
         """Build the bare network: normalised `float (N, C, H, W)` to logits."""
         torch.manual_seed(self.seed)
-        network = self.network
-        channels = network.shape[2]
-        return BUILDERS[self.architecture](channels, len(network.classes), self.width, network.stem)
+        return BUILDERS[self.architecture](self.network)
 
     def load_dataset(self, split: str) -> TensorDataset:
         """Load images as `float (N, C, H, W)`, normalised once, with their labels.

@@ -1,7 +1,6 @@
-"""Table of architectures.
+"""Table of Kiln's own architectures, and the way from a description to a module.
 
-To add one: write its builder, add it to `BUILDERS` and to `components.params.Architecture`, and
-give it an entry in `params.yaml`.
+To add one, write its builder and add it to `BUILDERS`.
 """
 
 from __future__ import annotations
@@ -10,8 +9,18 @@ import torch
 from torch import Tensor
 
 from components.errors import UserError
+from components.models.attention import build_attention
+from components.models.classic import (
+    build_binary_cnn,
+    build_mnist_cnn,
+    build_simple_cnn,
+    build_tutorial_cnn,
+    build_unpooled_cnn,
+)
 from components.models.classifier import Classifier
 from components.models.cnn import build_cnn
+from components.models.library import build_from_library, check_size
+from components.models.lstm import build_lstm
 from components.models.resnet import Builder, make_cifar_builder, make_torchvision_builder
 from components.records.training import Network
 
@@ -19,21 +28,33 @@ BUILDERS: dict[str, Builder] = {
     "cnn": build_cnn,
     "resnet14": make_cifar_builder(blocks=2),
     "resnet20": make_cifar_builder(blocks=3),
+    "resnet32": make_cifar_builder(blocks=5),
+    "resnet44": make_cifar_builder(blocks=7),
+    "resnet56": make_cifar_builder(blocks=9),
     "resnet18": make_torchvision_builder("resnet18"),
     "resnet34": make_torchvision_builder("resnet34"),
     "resnet50": make_torchvision_builder("resnet50"),
+    "mnist_cnn": build_mnist_cnn,
+    "tutorial_cnn": build_tutorial_cnn,
+    "binary_cnn": build_binary_cnn,
+    "simple_cnn": build_simple_cnn,
+    "unpooled_cnn": build_unpooled_cnn,
+    "lstm": build_lstm,
+    "attention": build_attention,
 }
-"""Builders of all architectures."""
+"""Builders of Kiln's own architectures. Libraries have the others (`components.models.library`)."""
 
 
 def build(network: Network) -> Classifier:
     """Build the module that `network` describes.
 
     The weights are initialised from torch's global random generator.
+
+    Raises:
+        UserError: There is no such architecture, or it does not take its options.
     """
-    builder = BUILDERS[network.architecture]
-    inner = builder(network.shape[2], len(network.classes), network.width, network.stem)
-    return Classifier(inner, network.channels.mean, network.channels.std, network.mirror)
+    builder = BUILDERS.get(network.architecture, build_from_library)
+    return Classifier(builder(network), network.channels.mean, network.channels.std, network.mirror)
 
 
 def restore(network: Network, state: dict[str, Tensor]) -> Classifier:
@@ -42,13 +63,8 @@ def restore(network: Network, state: dict[str, Tensor]) -> Classifier:
     The tensors are compared with the description before memory is taken for the module.
 
     Raises:
-        UserError: The architecture is unknown, or the tensors are not those of the network.
+        UserError: There is no such architecture here, or the tensors are not those of the network.
     """
-    if network.architecture not in BUILDERS:
-        raise UserError(
-            f"the architecture {network.architecture!r} is unknown to this version of Kiln; known: "
-            f"{', '.join(BUILDERS)}; load the model where it was trained, or upgrade"
-        )
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in build(network).state_dict().items()}
     if expected != {name: tensor.shape for name, tensor in state.items()}:
@@ -60,3 +76,18 @@ def restore(network: Network, state: dict[str, Tensor]) -> Classifier:
     module = build(network)
     module.load_state_dict(state)
     return module
+
+
+def check(network: Network) -> None:
+    """Check that a network can be built and takes images of its size.
+
+    Kiln's own architectures take every size that their builder does not refuse.
+
+    Raises:
+        UserError: It cannot. The message says what would work.
+    """
+    with torch.device("meta"):
+        if network.architecture in BUILDERS:
+            build(network)
+        else:
+            check_size(build_from_library(network), network)

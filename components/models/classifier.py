@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -25,9 +27,27 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         self.mirror = mirror
+        self._backbone: list[nn.Module] = []
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         # A constant channel has a standard deviation of 0 and is only centred.
         self.register_buffer("std", torch.tensor([s or 1.0 for s in std]).view(1, -1, 1, 1))
+
+    def freeze_backbone(self, head: str) -> None:
+        """Stop the training of all but the submodule `head` of `network`.
+
+        Batch norm and dropout of the rest stay in evaluation mode.
+        """
+        trained = self.network.get_submodule(head)
+        self.network.requires_grad_(False)
+        trained.requires_grad_(True)
+        self._backbone = [m for m in self.network.modules() if m not in set(trained.modules())]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self._backbone:
+            module.training = False
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `float (N, K)` of images `uint8 (N, H, W, C)`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.params.base import Stem
+from components.records.training import Network
 
 DEFAULT_WIDTH = 16
 
@@ -38,10 +38,9 @@ class Block(nn.Module):
         return F.relu(y + x, inplace=True)
 
 
-Builder = Callable[[int, int, int | None, Stem], nn.Module]
-"""Arguments: number of input channels, number of classes, width of the first stage in channels
-(`None`: the default of the architecture), and the stem. The module maps `float (N, channels, H, W)`
-to logits `(N, classes)`."""
+Builder = Callable[[Network], nn.Module]
+"""Builds the network of a description, with random weights. The module maps `float (N, C, H, W)` to
+logits `(N, K)`."""
 
 
 def make_cifar_builder(blocks: int) -> Builder:
@@ -51,15 +50,16 @@ def make_cifar_builder(blocks: int) -> Builder:
     three channels and ten classes.
     """
 
-    def build_cifar_resnet(channels: int, classes: int, width: int | None, stem: Stem) -> nn.Module:
-        w = width or DEFAULT_WIDTH
-        layers = [_make_first_convolution(channels, w, stem), nn.BatchNorm2d(w), nn.ReLU(True)]
+    def build_cifar_resnet(network: Network) -> nn.Module:
+        w = network.width or DEFAULT_WIDTH
+        first = _make_first_convolution(network, w)
+        layers = [first, nn.BatchNorm2d(w), nn.ReLU(True)]
         inputs = w
         for stage in range(3):
             for block in range(blocks):
                 layers.append(Block(inputs, w << stage, stride=2 if stage and not block else 1))
                 inputs = w << stage
-        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, len(network.classes))]
         net = nn.Sequential(*layers, *head)
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
@@ -69,11 +69,11 @@ def make_cifar_builder(blocks: int) -> Builder:
     return build_cifar_resnet
 
 
-def _make_first_convolution(channels: int, outputs: int, stem: Stem) -> nn.Conv2d:
+def _make_first_convolution(network: Network, outputs: int) -> nn.Conv2d:
     """Return the convolution of a stem. It divides height and width by its stride."""
-    kernel, stride = {"cifar": (3, 1), "half": (4, 2), "imagenet": (7, 2)}[stem]
+    kernel, stride = {"cifar": (3, 1), "half": (4, 2), "imagenet": (7, 2)}[network.stem]
     padding = (kernel - 1) // 2
-    return nn.Conv2d(channels, outputs, kernel, stride, padding, bias=False)
+    return nn.Conv2d(network.shape[2], outputs, kernel, stride, padding, bias=False)
 
 
 def make_torchvision_builder(name: str) -> Builder:
@@ -84,16 +84,16 @@ def make_torchvision_builder(name: str) -> Builder:
     no max-pooling.
     """
 
-    def build_torchvision(channels: int, classes: int, _: int | None, stem: Stem) -> nn.Module:
+    def build_torchvision(network: Network) -> nn.Module:
         # Imported here because torchvision costs seconds, and only these architectures need it.
         import torchvision.models
 
         net: nn.Module = getattr(torchvision.models, name)(
-            num_classes=classes, zero_init_residual=True
+            num_classes=len(network.classes), zero_init_residual=True
         )
-        net.conv1 = _make_first_convolution(channels, 64, stem)
+        net.conv1 = _make_first_convolution(network, 64)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        if stem != "imagenet":
+        if network.stem != "imagenet":
             net.maxpool = nn.Identity()
         return net
 

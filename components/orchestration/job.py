@@ -10,6 +10,8 @@ from components.params import Checkpoint, Recipe, Reduction
 from components.records.training import Epoch, Network
 from components.storage import BlobStore, open_store
 
+INITIAL = "initial.safetensors"
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -26,6 +28,7 @@ class TrainingJob:
         locate: returns the path of a split on the node where it is called.
         scratch: returns a folder for temporary copies on the node where it is called.
         reduction: `train.reduction` of params.yaml.
+        has_initial: whether the training begins with weights in `initial_store`.
         placement: placement strategy, as in Ray's `ScalingConfig`.
         accelerator: kind of GPU, as in Ray's `ScalingConfig`.
     """
@@ -49,12 +52,21 @@ class TrainingJob:
     locate: Callable[[Path], Path]
     scratch: Callable[[], Path]
     reduction: Reduction = "ordered"
+    has_initial: bool = False
     placement: str = "PACK"
     accelerator: str | None = None
 
     def checkpoint_store(self) -> BlobStore:
         """Open the store of this training's checkpoints."""
         return open_store(self.storage, "runs", self.fingerprint)
+
+    def initial_store(self) -> BlobStore:
+        """Open the store of this training's starting weights, which its workers read."""
+        return open_store(self.storage, "runs", f"{self.fingerprint}-initial")
+
+    def read_initial(self) -> bytes | None:
+        """Return the starting weights as a safetensors file, None for random ones."""
+        return self.initial_store().get(INITIAL) if self.has_initial else None
 
     def stacks_path(self, rank: int) -> Path:
         """Return the file for the stacks of a rank that made no progress, on this node."""

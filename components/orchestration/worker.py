@@ -129,6 +129,7 @@ def make_loop_config(
         seed=job.seed,
         device=device,
         reduction=job.reduction,
+        initial=job.read_initial(),
         callback=callback,
     )
 

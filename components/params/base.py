@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -23,18 +31,63 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 # A path relative to the repository, or a URI that fsspec can open. `dvc.yaml` interpolates it.
 Location = Annotated[str, StringConstraints(min_length=1)]
 Column = Annotated[str, StringConstraints(min_length=1)]
-Architecture = Literal["cnn", "resnet14", "resnet20", "resnet18", "resnet34", "resnet50"]
+OWN_ARCHITECTURES = (
+    "cnn",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "mnist_cnn",
+    "tutorial_cnn",
+    "binary_cnn",
+    "simple_cnn",
+    "unpooled_cnn",
+    "lstm",
+    "attention",
+)
+"""Kiln's own networks. Libraries have the others, which `components.models.library` looks up."""
+_ARCHITECTURE = re.compile(r"[a-z][a-z0-9_]*|timm/[A-Za-z0-9_.]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _require_architecture(name: str) -> str:
+    if not _ARCHITECTURE.fullmatch(name):
+        raise ValueError(
+            f"found {name!r}; known: {', '.join(OWN_ARCHITECTURES)}, networks of torchvision such "
+            "as mobilenet_v3_small, timm/NAME, MODULE:FUNCTION"
+        )
+    return name
+
+
+Architecture = Annotated[str, AfterValidator(_require_architecture)]
 Stem = Literal["cifar", "half", "imagenet"]
 # Stems of the architectures that have a choice.
 STEMS: dict[str, tuple[Stem, ...]] = {
     "resnet14": ("cifar", "half"),
     "resnet20": ("cifar", "half"),
+    "resnet32": ("cifar", "half"),
+    "resnet44": ("cifar", "half"),
+    "resnet56": ("cifar", "half"),
     "resnet18": ("cifar", "half", "imagenet"),
     "resnet34": ("cifar", "half", "imagenet"),
     "resnet50": ("cifar", "half", "imagenet"),
 }
 # Architectures whose first stage can have any number of channels.
-WIDTH_ARCHITECTURES = ("cnn", "resnet14", "resnet20")
+WIDTH_ARCHITECTURES = (
+    "cnn",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "lstm",
+    "attention",
+)
+# Architectures with batch norm after every convolution, which Muon needs.
+MUON_ARCHITECTURES = ("cnn", *STEMS, "attention")
 
 
 class Section(BaseModel):

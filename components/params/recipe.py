@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from components.params.augment import OnlineAugment
 from components.params.base import (
+    MUON_ARCHITECTURES,
+    OWN_ARCHITECTURES,
     STEMS,
     WIDTH_ARCHITECTURES,
     Architecture,
@@ -57,16 +59,34 @@ class Recipe(Section):
     """One entry of `train.models`: an architecture and its training."""
 
     architecture: Architecture
-    """Network. Several entries may use the same one."""
+    """Network: one of Kiln's own (`cnn`, `resnet14`, `resnet20`, `resnet32`, `resnet44`,
+    `resnet56`, `resnet18`, `resnet34`, `resnet50`, `mnist_cnn`, `tutorial_cnn`, `binary_cnn`,
+    `simple_cnn`, `unpooled_cnn`, `lstm`, `attention`), any classification network of
+    torchvision by its name (`mobilenet_v3_small`), any of timm as `timm/NAME`, or a function of
+    yours as `MODULE:FUNCTION`. Several entries may use the same one."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments for the builder of a network of torchvision, of timm or of your own, such as
+    `{dropout: 0.2}` or `{img_size: 64}`."""
+    init: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """Weights to start with. `pretrained` are those of torchvision or timm, from their caches or
+    the network; a path is a file of weights: `weights.safetensors` of a model, another safetensors
+    file, or a state dict. The head is replaced where the classes differ, images are normalised as
+    these weights need it, and every other difference is an error. null starts with random
+    weights."""
+    freeze_backbone: Boolean = False
+    """Train the head alone, the last linear layer or convolution. Everything before it stays as
+    `init` has it, batch-norm statistics too, and needs no gradients."""
+    backbone_learning_rate: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Learning rate of everything before the head, as a factor of `learning_rate`."""
     width: Annotated[Integer, Field(ge=4, le=1024)] | None = None
-    """Channels of the first stage (`cnn`, `resnet14` and `resnet20` only); null is the
-    architecture's default."""
+    """Channels of the first stage (`cnn`, `resnet14` to `resnet56`), of the hidden state
+    (`lstm`) or of a patch (`attention`); null is the architecture's default."""
     stem: Stem | Literal["auto"] = "auto"
     """First layers of the residual networks. `cifar` keeps the full size, for small images. `half`
     is a 4x4 convolution that halves height and width, at about a quarter of the computation.
-    `imagenet` (not for `resnet14` and `resnet20`) is torchvision's stem, which reduces them to a
-    quarter, at about a fifteenth. `auto` is `imagenet` for images whose shorter side has more than
-    64 pixels, where the architecture has it, else `cifar`."""
+    `imagenet` (`resnet18`, `resnet34` and `resnet50`) is torchvision's stem, which reduces them to
+    a quarter, at about a fifteenth. `auto` is `imagenet` for images whose shorter side has more
+    than 64 pixels, where the architecture has it, else `cifar`."""
     mirror: Boolean = False
     """Average the logits of an image and of its mirror image in validation, evaluation and serving.
     It improves accuracy where a mirrored object is as valid as the object, and doubles the
@@ -83,8 +103,8 @@ class Recipe(Section):
     """Train the convolutions with Muon (https://kellerjordan.github.io/posts/muon), which takes
     orthogonal steps and applies no weight decay to them. `learning_rate`, `momentum` and
     `weight_decay` then apply to all other weights only. Muon needs about half the epochs for the
-    same accuracy where batch norm follows every convolution, as in all of these architectures. null
-    trains all weights with SGD."""
+    same accuracy. It trains `cnn`, the residual networks and `attention`, where batch norm follows
+    every convolution. null trains all weights with SGD."""
     warmup_epochs: Annotated[Number, Field(ge=0)] = 1.0
     """Epochs of linear warm-up to the peak learning rate. A cosine then takes it to zero
     (arXiv:1608.03983)."""
@@ -120,6 +140,20 @@ class Recipe(Section):
             )
         if self.width is not None and self.architecture not in WIDTH_ARCHITECTURES:
             raise ValueError(f"width cannot be chosen for {self.architecture}; leave it out")
+        if self.options and self.architecture in OWN_ARCHITECTURES:
+            raise ValueError(
+                f"{self.architecture} has no options; leave them out, or choose a network of "
+                "torchvision, of timm or of your own"
+            )
+        if self.muon and self.architecture not in MUON_ARCHITECTURES:
+            raise ValueError(
+                f"muon cannot train {self.architecture}: it needs batch norm after every "
+                f"convolution, as {', '.join(MUON_ARCHITECTURES)} have; leave it out"
+            )
+        if self.freeze_backbone and self.init is None:
+            raise ValueError("freeze_backbone needs init: random weights would stay random")
+        if self.freeze_backbone and self.muon:
+            raise ValueError("freeze_backbone leaves muon no convolution to train; choose one")
         stems = STEMS.get(self.architecture, ())
         if self.stem != "auto" and self.stem not in stems:
             has = ", ".join(stems) or "no choice of stems"

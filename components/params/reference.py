@@ -105,6 +105,8 @@ def _format_type(annotation: Any, metadata: list[Any]) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
         return "two numbers"
+    if get_origin(annotation) is dict:
+        return "mapping"
     if get_origin(annotation) is list:
         return f"list of {_format_type(get_args(annotation)[0], [])}"
     return " ".join([_TYPE_NAMES[annotation], *_format_bounds(metadata)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from components.records.base import Record
 from components.records.splits import Channels
 
@@ -13,7 +15,7 @@ class Network(Record):
 
     `shape` is the `(H, W, C)` of an image. `width` is the number of channels of the first stage,
     None for the architecture's default. With `mirror` the model averages the logits of an image and
-    of its mirror image.
+    of its mirror image. `options` are arguments of the builder of a library's network.
     """
 
     architecture: str
@@ -23,6 +25,7 @@ class Network(Record):
     channels: Channels
     mirror: bool = False
     stem: Literal["cifar", "half", "imagenet"] = "cifar"
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Epoch(Record):

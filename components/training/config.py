@@ -18,7 +18,8 @@ class LoopConfig:
 
     `global_batch` is in images. `micro_batches` is the number of parts of a global batch.
     `reduction` is `train.reduction` of params.yaml. `cuda_graphs` allows CUDA graphs on a GPU; the
-    result is the same without them.
+    result is the same without them. `initial` is a safetensors file with the tensors that the
+    network starts with; those that it lacks are random.
     """
 
     network: Network
@@ -31,6 +32,7 @@ class LoopConfig:
     device: torch.device
     reduction: Reduction = "ordered"
     cuda_graphs: bool = True
+    initial: bytes | None = None
     callback: TrainerCallback = field(default_factory=NullCallback)
 
     @property

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from components.errors import UserError
 from components.models.architectures import build
 from components.models.classifier import Classifier
+from components.models.initial import find_head
 from components.records.training import Epoch
 from components.training.callback import TrainerCallback
 from components.training.collectives import get_rank_and_world_size
@@ -79,7 +81,7 @@ def train(
 def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) -> TrainingOutcome:
     rank0 = _Rank0Output(config.callback)
     torch.manual_seed(config.seed)
-    model = build(config.network).to(config.device).to(memory_format=torch.channels_last)
+    model = _build_model(config).to(config.device).to(memory_format=torch.channels_last)
     if resume is not None:
         precision = resume["precision"]
     elif precision == "auto":
@@ -110,6 +112,16 @@ def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) ->
     else:
         outcome.stopped_at_step = state.step
     return outcome
+
+
+def _build_model(config: LoopConfig) -> Classifier:
+    """Build the model with its starting weights; all random ones depend on the seed alone."""
+    model = build(config.network)
+    if config.initial is not None:
+        model.network.load_state_dict(safetensors.torch.load(config.initial), strict=False)
+    if config.recipe.freeze_backbone:
+        model.freeze_backbone(find_head(model.network))
+    return model
 
 
 @contextmanager

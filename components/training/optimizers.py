@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from components.errors import UserError
+from components.models.initial import find_head
 from components.params import Recipe
 from components.training.reducer import BATCH_NORM_TYPES
 
@@ -89,13 +90,14 @@ def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) ->
         return recipe.muon is not None and p.ndim == 4
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for p in parameters if p.ndim >= 2 and not follows_muon(p)],
-            "weight_decay": recipe.weight_decay,
-        },
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for part, learning_rate in _divide(model, parameters, recipe):
+        decayed = [p for p in part if p.ndim >= 2 and not follows_muon(p)]
+        others = [p for p in part if p.ndim < 2]
+        groups += [
+            {"params": decayed, "lr": learning_rate, "weight_decay": recipe.weight_decay},
+            {"params": others, "lr": learning_rate, "weight_decay": 0.0},
+        ]
     options: dict[str, Any] = {
         "lr": recipe.learning_rate,
         "momentum": recipe.momentum,
@@ -115,6 +117,20 @@ def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) ->
         "weight_decay": 0.0,
     }
     return MuonSGD([*groups, muon_group], **options)
+
+
+def _divide(
+    model: nn.Module, parameters: list[nn.Parameter], recipe: Recipe
+) -> list[tuple[list[nn.Parameter], float]]:
+    """Return parameters with their learning rate: the head, then the backbone if it has another."""
+    if recipe.backbone_learning_rate == 1:
+        return [(parameters, recipe.learning_rate)]
+    in_head = set(model.get_submodule(find_head(model)).parameters())
+    backbone_rate = recipe.learning_rate * recipe.backbone_learning_rate
+    return [
+        ([p for p in parameters if p in in_head], recipe.learning_rate),
+        ([p for p in parameters if p not in in_head], backbone_rate),
+    ]
 
 
 def _check_batch_norms(model: nn.Module, architecture: str, num_convolutions: int) -> None:

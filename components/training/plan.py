@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from components import provenance
 from components.data.format.shards import read_manifest
 from components.errors import UserError
+from components.files import sha256_file
 from components.models.stems import choose_stem
 from components.params import Params, Recipe
+from components.paths import ROOT
 from components.records.splits import Manifest
 from components.records.training import Network
 
@@ -37,7 +40,9 @@ class TrainingPlan:
         train_data: folder of the training split.
         val_data: folder of the validation split.
         settings: recipe, training settings and seed, as JSON values.
-        digests: SHA-256 of the splits (`training`, `validation`) and of their origins.
+        digests: SHA-256 of the splits (`training`, `validation`), of their origins and of the
+            starting weights (`init`).
+        initial: starting weights as a safetensors file, None for random ones.
     """
 
     model: str
@@ -48,6 +53,7 @@ class TrainingPlan:
     settings: dict[str, Any]
     digests: dict[str, str]
     fingerprint: str
+    initial: bytes | None = None
 
     @property
     def inputs(self) -> dict[str, tuple[str, str]]:
@@ -75,6 +81,7 @@ def describe_network(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
         classes=train.classes,
         channels=train.channels,
         mirror=recipe.mirror,
+        options=recipe.options,
         stem=choose_stem(recipe.architecture, recipe.stem, *train.shape[:2]),
     )
 
@@ -98,16 +105,48 @@ def make_plan(params: Params, model: str, train: Path, val: Path) -> TrainingPla
         "validation": val_manifest.sha256,
     }
     settings = _settings(params, model)
+    network = describe_network(recipe, train_manifest, val_manifest)
+    initial = None
+    if recipe.init is not None:
+        network, initial = _load_initial(network, recipe.init)
+        digests["init"] = hashlib.sha256(initial).hexdigest()
     return TrainingPlan(
         model=model,
         recipe=recipe,
-        network=describe_network(recipe, train_manifest, val_manifest),
+        network=network,
         train_data=train,
         val_data=val,
         settings=settings,
         digests=digests,
-        fingerprint=provenance.fingerprint(CODE, settings | digests),
+        fingerprint=provenance.fingerprint(CODE, settings | digests | _own_code(recipe)),
+        initial=initial,
     )
+
+
+def _load_initial(network: Network, init: str) -> tuple[Network, bytes]:
+    """Return a network with the normalisation of its starting weights, and these."""
+    from safetensors.torch import save  # imports torch
+
+    from components.models.initial import load_initial
+
+    initial = load_initial(network, init)
+    if initial.channels is not None:
+        network = network.model_copy(update={"channels": initial.channels})
+    return network, save({name: t.contiguous() for name, t in sorted(initial.state.items())})
+
+
+def _own_code(recipe: Recipe) -> dict[str, str]:
+    """Return the digest of the module that defines a user's own architecture, empty for others."""
+    module, is_own, _ = recipe.architecture.partition(":")
+    if not is_own:
+        return {}
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    if not path.is_file():
+        raise UserError(
+            f"architecture {recipe.architecture}: there is no {path}; name a module of this "
+            "repository"
+        )
+    return {"architecture_code": sha256_file(path)}
 
 
 def _settings(params: Params, model: str) -> dict[str, Any]:

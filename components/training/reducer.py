@@ -61,7 +61,9 @@ class Reducer:
     def __init__(self, model: nn.Module, *, cuda_graphs: bool = True) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.batch_norms = [
-            m for m in model.modules() if isinstance(m, BATCH_NORM_TYPES) and m.track_running_stats
+            m
+            for m in model.modules()
+            if isinstance(m, BATCH_NORM_TYPES) and m.track_running_stats and not _is_frozen(m)
         ]
         self.gradient_size = sum(p.numel() for p in self.parameters)
         statistics_start = _align(self.gradient_size)
@@ -231,6 +233,11 @@ class Reducer:
         scalars = self.local_bucket[self.scalar_slice]
         scalars.zero_()
         return scalars[:2]
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
 def _align(size: int) -> int:

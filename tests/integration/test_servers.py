@@ -345,7 +345,7 @@ def test_duplicate_that_may_not_be_deleted_loses_its_digest(
 ) -> None:
     client = as_user("ci")
     first = client.get_model_version(NAME, str(versions[0]))
-    tags = {"kiln.sha256": first.tags["kiln.sha256"], "kiln.model": "cnn"}
+    tags = {key: first.tags[key] for key in ("kiln.sha256", "kiln.format", "kiln.model")}
     duplicate = client.create_model_version(
         NAME,
         source=first.source,

@@ -44,7 +44,7 @@ def test_all_errors_are_reported_together_with_their_keys(
 ) -> None:
     values["train"]["models"]["cnn"]["lerning_rate"] = 1
     values["train"]["models"]["cnn"]["epochs"] = "eight"
-    values["train"]["models"]["resnet"]["architecture"] = "resnet19"
+    values["train"]["models"]["resnet"]["architecture"] = "ResNet 19"
     values["augment"]["policy"] = [{"name": "blur"}, {"name": "shift", "fraction": 2}]
     values["sed"] = 1
     del values["register"]["name"]
@@ -53,7 +53,7 @@ def test_all_errors_are_reported_together_with_their_keys(
     assert "train.models.cnn.lerning_rate: no such key; did you mean learning_rate?" in message
     assert "train.models.cnn.epochs" in message
     assert "'eight'" in message
-    assert "train.models.resnet.architecture: found 'resnet19'; known: 'cnn', 'resnet14'" in message
+    assert "train.models.resnet.architecture: found 'ResNet 19'; known: cnn, resnet14" in message
     assert "augment.policy.0: found 'blur'; known: 'horizontal_flip'" in message
     assert "augment.policy.1.fraction" in message
     assert "sed: no such key; did you mean seed?" in message

@@ -63,6 +63,7 @@ def make_config(
     seed: int = 5,
     train_images: Images = TRAIN,
     reduction: Reduction = "ordered",
+    initial: bytes | None = None,
     **recipe: Any,
 ) -> LoopConfig:
     return LoopConfig(
@@ -75,6 +76,7 @@ def make_config(
         seed=seed,
         device=CPU,
         reduction=reduction,
+        initial=initial,
         callback=callback or NullCallback(),
     )
 

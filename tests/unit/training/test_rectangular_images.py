@@ -20,7 +20,7 @@ from components.evaluation.plots import plot_report
 from components.evaluation.predict import predict_batches
 from components.models import architectures
 from components.params import Augment
-from components.params.base import STEMS
+from components.params.base import MUON_ARCHITECTURES, STEMS
 from components.records.training import Network
 from components.training import loop
 from tests.conftest import make_images
@@ -87,7 +87,7 @@ def test_offline_policies_keep_height_and_width(tmp_path: Path) -> None:
     assert (tmp_path / "preview.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("architecture", architectures.BUILDERS)
+@pytest.mark.parametrize("architecture", MUON_ARCHITECTURES)
 def test_every_architecture_takes_rectangles(architecture: str) -> None:
     for stem in STEMS.get(architecture, ("cifar",)):
         network = Network.model_validate(

@@ -1,0 +1,225 @@
+"""Networks that others define: torchvision's, timm's and a user's own, by name.
+
+`NAME` is a classification network of torchvision, `timm/NAME` one of timm, and `MODULE:FUNCTION` a
+function of the user, which is called with the number of channels, the number of classes and the
+options of the recipe.
+
+A description can come from a registry that others may write to. So a user's function must be
+defined in this repository under a name that begins with `build`, and options of timm that load
+files are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from components.errors import UserError
+from components.params.base import OWN_ARCHITECTURES
+from components.paths import ROOT
+from components.records.training import Network
+
+TIMM = "timm/"
+_SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
+# Their loss needs the logits of an auxiliary head, which Kiln's loop does not take.
+_WITHOUT_AUXILIARY_HEAD = {"googlenet", "inception_v3"}
+
+
+def build_from_library(network: Network) -> nn.Module:
+    """Build the network that an architecture names, with random weights.
+
+    The module maps `float (N, C, H, W)` to logits `(N, K)`.
+
+    Raises:
+        UserError: There is no such network, or it does not take the options.
+    """
+    name = network.architecture
+    check_name(name)
+    try:
+        if name.startswith(TIMM):
+            return _build_timm(network)
+        if ":" in name:
+            return _build_own(network)
+        return _build_torchvision(network)
+    except (TypeError, ValueError, AssertionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"architecture {name} with the options {network.options or '{}'} cannot be built: "
+            f"{error}"
+        ) from error
+
+
+def _build_torchvision(network: Network) -> nn.Module:
+    # Imported here because torchvision costs seconds, and only these architectures need it.
+    from torchvision import models
+
+    name = network.architecture
+    options = dict(network.options)
+    if name in _WITHOUT_AUXILIARY_HEAD:
+        options = {"aux_logits": False, "init_weights": True} | options
+        if options["aux_logits"]:
+            raise UserError(f"{name} is trained without its auxiliary head: leave out aux_logits")
+    module: nn.Module = models.get_model(
+        name, weights=None, num_classes=len(network.classes), **options
+    )
+    _adapt_first_convolution(module, network.shape[2])
+    return module
+
+
+def _adapt_first_convolution(module: nn.Module, channels: int) -> None:
+    """Replace the first convolution of a network for three channels."""
+    if channels == 3:
+        return
+    path, conv = next(
+        (path, child) for path, child in module.named_modules() if isinstance(child, nn.Conv2d)
+    )
+    first = nn.Conv2d(
+        channels,
+        conv.out_channels,
+        (conv.kernel_size[0], conv.kernel_size[1]),
+        (conv.stride[0], conv.stride[1]),
+        conv.padding if isinstance(conv.padding, str) else (conv.padding[0], conv.padding[1]),
+        bias=conv.bias is not None,
+    )
+    module.set_submodule(path, first)
+
+
+def _build_timm(network: Network) -> nn.Module:
+    import timm
+
+    name = network.architecture.removeprefix(TIMM)
+    reserved = network.options.keys() & inspect.signature(timm.create_model).parameters.keys()
+    if reserved:
+        raise UserError(f"options of {network.architecture} cannot have {', '.join(reserved)}")
+    module: nn.Module = timm.create_model(
+        name,
+        pretrained=False,
+        num_classes=len(network.classes),
+        in_chans=network.shape[2],
+        **network.options,
+    )
+    return module
+
+
+def _build_own(network: Network) -> nn.Module:
+    function = _import_function(network.architecture)
+    module = function(network.shape[2], len(network.classes), **network.options)
+    if not isinstance(module, nn.Module):
+        raise UserError(
+            f"{network.architecture} returned {type(module).__name__}; a torch.nn.Module is needed"
+        )
+    return module
+
+
+def _import_function(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"architecture {name}: the module {module_name} cannot be imported ({error}); put it "
+            "into the repository, or install its package"
+        ) from error
+    builders = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module_name and key.startswith("build")
+    }
+    if function_name not in builders:
+        raise UserError(
+            f"architecture {name}: {module_name} defines no function {function_name} whose name "
+            f"begins with build; it has {', '.join(builders) or 'none'}"
+        )
+    path = inspect.getsourcefile(builders[function_name])
+    if path is None or not Path(path).resolve().is_relative_to(ROOT.resolve()):
+        raise UserError(f"architecture {name}: {path} is not in this repository; put it there")
+    return builders[function_name]
+
+
+def check_name(architecture: str) -> None:
+    """Check that a library has an architecture, without building it.
+
+    Raises:
+        UserError: There is none. The message has the nearest names.
+    """
+    if ":" in architecture:
+        _import_function(architecture)
+    elif architecture.startswith(TIMM):
+        import timm
+
+        if not timm.is_model(architecture.removeprefix(TIMM)):
+            raise UserError(
+                _describe_unknown(architecture, [TIMM + name for name in timm.list_models()])
+            )
+    else:
+        from torchvision import models
+
+        known = models.list_models(module=models)
+        if architecture not in known:
+            raise UserError(_describe_unknown(architecture, sorted({*OWN_ARCHITECTURES, *known})))
+
+
+def _describe_unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=5)
+    hint = f"; did you mean {', '.join(near)}?" if near else "."
+    return (
+        f"there is no architecture {name}{hint} Known are {', '.join(OWN_ARCHITECTURES)}, the "
+        "classification networks of torchvision by name, those of timm as timm/NAME, and your own "
+        "as MODULE:FUNCTION (docs/how-to/add-a-model.md)"
+    )
+
+
+def check_size(module: nn.Module, network: Network) -> None:
+    """Run a network on the meta device, which computes shapes only, for images of its size.
+
+    Args:
+        module: The network, built on the meta device.
+        network: Its description.
+
+    Raises:
+        UserError: It does not take such images. The message names square sizes that it takes.
+    """
+    height, width, channels = network.shape
+    classes = len(network.classes)
+    error = _try_size(module, height, width, channels, classes)
+    if error is None:
+        return
+    sizes = [s for s in _SIZES if _try_size(module, s, s, channels, classes) is None]
+    option = "img_size" if network.architecture.startswith(TIMM) else "image_size"
+    takes = f"it takes {', '.join(map(str, sizes))}, for example" if sizes else "no size works"
+    raise UserError(
+        f"{network.architecture} does not take images of {height} x {width} x {channels} "
+        f"({error}); {takes}: set preprocess.image_size. Some networks are built for another size "
+        f"with options: {{{option}: {height}}}"
+    )
+
+
+def _try_size(
+    module: nn.Module, height: int, width: int, channels: int, classes: int
+) -> str | None:
+    """Return the reason for which a network cannot take images, None if it can."""
+    images = torch.empty((2, channels, height, width), device="meta")
+    for training in (True, False):
+        module.train(training)
+        try:
+            with torch.no_grad():
+                logits = module(images)
+        except Exception as error:  # noqa: BLE001 - a network may raise anything
+            return str(error).strip().splitlines()[0][:200] or type(error).__name__
+        if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
+            found = (
+                tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            )
+            return f"it returns {found} in place of logits (2, {classes})"
+    return None

@@ -1,0 +1,90 @@
+"""Starting weights, a frozen backbone and its learning rate: bits, statistics, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from components.models.architectures import build
+from components.models.initial import find_head
+from components.training import loop
+from tests.unit.training.cases import (
+    NETWORK,
+    Recorder,
+    make_config,
+    result_of,
+    run_on_ranks,
+    train,
+    train_on_rank,
+)
+
+
+@pytest.fixture(scope="module")
+def initial() -> bytes:
+    """Return weights of the backbone that a short training has made."""
+    outcome = train(epochs=1, seed=99)
+    head = f"network.{find_head(build(NETWORK).network)}."
+    return save(
+        {
+            name.removeprefix("network."): tensor.contiguous()
+            for name, tensor in outcome.weights.items()
+            if name.startswith("network.") and not name.startswith(head)
+        }
+    )
+
+
+CASES: list[dict[str, Any]] = [
+    {"freeze_backbone": True},
+    {"backbone_learning_rate": 0.1, "ema_decay": 0.9, "clip_gradient_norm": 1.0},
+]
+
+
+@pytest.mark.parametrize("values", CASES, ids=["frozen", "slow backbone"])
+def test_weights_do_not_depend_on_world_size_or_resume(
+    initial: bytes, values: dict[str, Any]
+) -> None:
+    values = values | {"init": "x", "initial": initial, "micro_batches": 3, "epochs": 2}
+    recorder = Recorder()
+    expected = result_of(train(**values, callback=recorder))
+    for step in (0, 11):
+        assert result_of(train(**values, resume=recorder.checkpoints[step])) == expected
+    single = run_on_ranks(1, train_on_rank, **values)
+    assert run_on_ranks(3, train_on_rank, **values) == single * 3
+
+
+def test_frozen_backbone_keeps_every_bit_and_the_head_learns(initial: bytes) -> None:
+    backbone = {f"network.{k}": v for k, v in _load(initial).items()}
+    outcome = train(init="x", initial=initial, freeze_backbone=True, micro_batches=2)
+    for name, tensor in backbone.items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(outcome.weights[name], tensor), name
+    assert outcome.history[-1].train_loss < outcome.history[0].train_loss
+
+
+def _load(data: bytes) -> dict[str, torch.Tensor]:
+    return load(data)
+
+
+def test_training_starts_with_the_given_weights(initial: bytes) -> None:
+    started = loop.train(make_config(epochs=1, learning_rate=1e-9, initial=initial, init="x"))
+    name = "network.0.weight"
+    torch.testing.assert_close(started.weights[name], _load(initial)["0.weight"])
+
+
+def test_head_is_random_and_depends_on_the_seed_alone(initial: bytes) -> None:
+    values = {"init": "x", "initial": initial, "epochs": 1, "learning_rate": 1e-9}
+    head = f"network.{find_head(build(NETWORK).network)}.weight"
+    one, again, other = (train(**values, seed=seed).weights[head] for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_slower_backbone_moves_less(initial: bytes) -> None:
+    distances = []
+    for factor in (1.0, 0.01):
+        weights = train(init="x", initial=initial, epochs=1, backbone_learning_rate=factor).weights
+        distances.append(float((weights["network.0.weight"] - _load(initial)["0.weight"]).norm()))
+    assert distances[1] < 0.1 * distances[0]
