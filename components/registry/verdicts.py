@@ -34,7 +34,8 @@ def record_verdict(
 ) -> None:
     """Write an evaluation to its version and to the version's run.
 
-    The tag `validation_status` is written last, because other programs rely on it.
+    The tag `validation_status` is written last, because other programs rely on it. That of another
+    verdict is deleted first: while the evidence changes, the version counts as not evaluated.
 
     Args:
         client: Client of the store.
@@ -44,6 +45,9 @@ def record_verdict(
         metrics: Metrics to log to the run, with `test_` before their names.
     """
     version = client.get_model_version(receipt.name, str(receipt.version))
+    content = verdict.model_dump_json()
+    if STATUS_TAG in version.tags and version.tags.get(VERDICT_TAG) != content:
+        client.delete_model_version_tag(receipt.name, str(receipt.version), STATUS_TAG)
     _log_metrics(client, version, "test", metrics)
     folder = _artifact_folder(verdict)
     with tempfile.TemporaryDirectory() as scratch:
@@ -52,7 +56,7 @@ def record_verdict(
         client.log_artifact(version.run_id, str(path), folder)
     client.log_dict(version.run_id, verdict.model_dump(mode="json"), f"{folder}/verdict.json")
     status = "passed" if verdict.passed else "failed"
-    for key, value in ((VERDICT_TAG, verdict.model_dump_json()), (STATUS_TAG, status)):
+    for key, value in ((VERDICT_TAG, content), (STATUS_TAG, status)):
         client.set_model_version_tag(receipt.name, str(receipt.version), key, value)
 
 

@@ -47,6 +47,12 @@ def uses_database_server() -> bool:
     return get_uri().partition("://")[0].partition("+")[0].lower() in _DATABASES
 
 
+def get_database_file() -> Path | None:
+    """Return the SQLite file that the address names, None if it names none."""
+    name = re.sub(r"^sqlite(\+\w+)?:///", "", get_uri()).partition("?")[0]
+    return None if name in (get_uri(), "", ":memory:") else Path(name).absolute()
+
+
 def get_account() -> str | None:
     """Return the name by which a server knows this user, None without a server or a name."""
     if not uses_server():
@@ -129,10 +135,9 @@ def _describe_form(uri: str, scheme: str) -> str:
 
 def _check_file(uri: str) -> None:
     """Refuse an SQLite file that cannot be opened or created."""
-    name = re.sub(r"^sqlite(\+\w+)?:///", "", uri).partition("?")[0]
-    if name in (uri, "", ":memory:"):
+    path = get_database_file()
+    if path is None:
         raise make_error(f"it names no file; write it as in sqlite:///{ROOT}/mlflow.db")
-    path = Path(name).absolute()
     if path.is_dir():
         raise make_error(f"{path} is a folder; name a file in it, such as {path}/mlflow.db")
     if not path.parent.is_dir():

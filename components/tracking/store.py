@@ -29,12 +29,14 @@ from components.tracking.address import (
     check_address,
     describe_user,
     describe_wrong_password,
+    get_database_file,
     make_error,
     uses_database_server,
 )
 from components.tracking.address import get_redacted_uri as get_redacted_uri
 from components.tracking.address import get_uri as get_uri
 from components.tracking.address import uses_server as uses_server
+from components.tracking.creation import create_tables
 
 TRAINING_IDENTITY = "the training identity"
 """Name of the users that register, for `explain_denial`."""
@@ -68,6 +70,8 @@ def connect() -> MlflowClient:
             from mlflow.store.db.utils import create_sqlalchemy_engine
 
             create_sqlalchemy_engine(uri).connect().close()  # MLflow itself would try ten times
+        if path := get_database_file():
+            create_tables(path)
         mlflow.set_tracking_uri(uri)
         client = MlflowClient()
         client.search_experiments(max_results=1)
