@@ -81,13 +81,14 @@ def append(client: MlflowClient, name: str, move: Move) -> RecordedMove:
     Raises:
         UserError: Another move came first. The message describes it.
     """
-    source = f"models:/{name}/{move.target or move.source}"
+    # MLflow requires an existing source. A move from a deleted version to none has the last move.
+    number = move.target or move.source
+    history_name = history_model_name(name)
+    source = f"models:/{name}/{number}" if number else f"models:/{history_name}/{move.after}"
     tags = {MOVE_TAG: move.model_dump_json()}
     with store.explain_denial(f"move {name}@{move.alias} (nothing was changed)", "promoters"):
         ensure_history(client, name)
-        client.create_model_version(
-            history_model_name(name), source=source, tags=tags, await_creation_for=0
-        )
+        client.create_model_version(history_name, source=source, tags=tags, await_creation_for=0)
     moves = read_moves(client, name)
     # The move is found by its nonce and not by the version number that the call returned. If the
     # reply was lost, the client has repeated the call and written the move twice.

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 
@@ -117,15 +116,13 @@ def download_predictions(client: MlflowClient, version: ModelVersion) -> bytes:
     """
     verdict = get_verdict(version)
     label = f"the predictions of {version.name} version {version.version}"
-    uri = f"runs:/{version.run_id}/{_artifact_folder(verdict)}/{_PREDICTIONS}"
-    artifacts.require_own_location(client.get_run(version.run_id).info.artifact_uri, label)
-    listed = client.list_artifacts(version.run_id, _artifact_folder(verdict))
-    if f"{_artifact_folder(verdict)}/{_PREDICTIONS}" not in {info.path for info in listed}:
+    path = f"{_artifact_folder(verdict)}/{_PREDICTIONS}"
+    uri = f"runs:/{version.run_id}/{path}"
+    data = artifacts.download_file(client, str(version.run_id), path, label)
+    if data is None:
         raise UserError(
             f"{label} are gone ({uri}); evaluate it again with `dvc repro -s -f evaluate`"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        data = Path(download_artifacts(artifact_uri=uri, dst_path=scratch)).read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != verdict.predictions_sha256:
         raise UserError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -20,8 +22,36 @@ from components.tracking import store
 ROOTS_VARIABLE = "KILN_ARTIFACT_ROOTS"
 _PROXIED = "mlflow-artifacts"
 _MAX_TEXT_BYTES = 1 << 20
-# Formats whose size depends on the model.
-_LARGE_SUFFIXES = (".safetensors", ".pt2")
+# Formats whose size depends on the model or on the test split.
+_LARGE_SUFFIXES = (".safetensors", ".pt2", ".parquet")
+
+
+def download_file(client: MlflowClient, run_id: str, path: str, label: str) -> bytes | None:
+    """Return the content of an artifact of a run, None if there is none.
+
+    Args:
+        client: Client of the store.
+        run_id: The run.
+        path: Path of the file in the run's artifacts.
+        label: The file's name, for messages.
+
+    Raises:
+        UserError: It is not where the tracking server keeps files, is not a regular file, cannot be
+            read, or there is no room for it.
+    """
+    require_own_location(client.get_run(run_id).info.artifact_uri, label)
+    with tempfile.TemporaryDirectory() as scratch:
+        with _explain_unreadable(label):
+            listed = client.list_artifacts(run_id, str(PurePosixPath(path).parent))
+        info = next((info for info in listed if info.path == path), None)
+        if info is None:
+            return None
+        if info.is_dir:
+            raise UserError(f"{label} cannot be read: {path} of run {run_id} is a folder")
+        _require_room(label, {path: info.file_size}, Path(scratch))
+        with _explain_unreadable(label):
+            uri = f"runs:/{run_id}/{path}"
+            return Path(download_artifacts(artifact_uri=uri, dst_path=scratch)).read_bytes()
 
 
 def require_own_location(location: str, label: str) -> None:
@@ -81,20 +111,29 @@ def download_model(
     with store.explain_denial(f"read {label}", store.READERS):
         model = _get_model(client, model_id, label)
         require_own_location(model.artifact_location, label)
-        sizes = dict(_list_files(client, model_id, names))
+        with _explain_unreadable(f"the files of {label}"):
+            sizes = dict(_list_files(client, model_id, names))
         _require_exact(label, model.artifact_location, set(sizes), names)
         _require_room(label, sizes, folder)
-        try:
+        with _explain_unreadable(f"the files of {label}"):
             # With the address models:/ID, MLflow would add a file of its own.
             path = download_artifacts(artifact_uri=model.artifact_location, dst_path=str(folder))
-        except (OSError, MlflowException) as error:
-            if isinstance(error, MlflowException) and store.is_denial(error):
-                raise
-            raise UserError(
-                f"the files of {label} cannot be read ({type(error).__name__}: {error})"
-            ) from None
     _require_exact(label, model.artifact_location, set(_walk(Path(path))), names)
     return Path(path)
+
+
+@contextmanager
+def _explain_unreadable(label: str) -> Iterator[None]:
+    """Turn errors of MLflow and of the disk, other than a server's refusal, into a `UserError`.
+
+    Links, pipes and folders in place of files are among their causes.
+    """
+    try:
+        yield
+    except (OSError, MlflowException) as error:
+        if isinstance(error, MlflowException) and store.is_denial(error):
+            raise
+        raise UserError(f"{label} cannot be read ({type(error).__name__}: {error})") from None
 
 
 def _get_model(client: MlflowClient, model_id: str, label: str) -> LoggedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -17,7 +18,14 @@ from mlflow import MlflowClient
 
 from components.errors import UserError
 from components.records.receipt import Receipt
-from components.registry import history, model_versions, promotion, reasons
+from components.registry import (
+    history,
+    model_versions,
+    packaging,
+    promotion,
+    reasons,
+    verdicts,
+)
 from components.tracking import store
 from pipelines import promote as command
 from pipelines import trace
@@ -498,6 +506,48 @@ def test_champion_is_compared_even_if_promote_alias_names_another_alias(
         (home / "params.yaml").write_text(text)
 
 
+def test_rollback_of_the_first_move_works_after_its_version_was_deleted(
+    client: MlflowClient, versions: list[Receipt]
+) -> None:
+    spare = register_version(client, seed=52)
+    evaluate_version(client, spare, 1950)
+    promote(spare)
+    client.delete_model_version(NAME, str(spare.version))
+    command.rollback("the version is gone")
+    state = history.get_alias_state(client, NAME, "champion")
+    assert state.find_inconsistency(NAME) is None
+    assert (state.current_version, len(state.moves)) == (None, 2)
+    promote(versions[0])
+    assert get_alias_version(client) == versions[0].version
+
+
+def test_three_promotions_and_three_rollbacks_in_every_order_follow_a_stack(
+    client: MlflowClient, versions: list[Receipt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The files of the same four versions are compared in the other tests, which takes seconds.
+    monkeypatch.setattr(packaging, "_is_reproduced", lambda *_: True)
+    for others in sorted(set(itertools.permutations("PPRRR"))):
+        actions = ("P", *others)
+        alias = f"order-{''.join(actions).lower()}"
+        candidates = iter(versions)
+        stack: list[int] = []
+        for action in actions:
+            if action == "P":
+                candidate = next(candidates)
+                promote(candidate, alias=alias)
+                stack.append(candidate.version)
+            elif stack:
+                command.rollback("r", alias=alias)
+                stack.pop()
+            else:
+                with pytest.raises(UserError, match="no move to take back"):
+                    command.rollback("r", alias=alias)
+            state = history.get_alias_state(client, NAME, alias)
+            assert state.current_version == state.expected_version
+            assert [recorded.move.target for recorded in state.active_moves] == stack
+            assert state.current_version == (stack[-1] if stack else None)
+
+
 def test_baseline_of_a_deleted_champion_is_the_version_before_it(
     client: MlflowClient, versions: list[Receipt]
 ) -> None:
@@ -523,6 +573,39 @@ def test_altered_predictions_are_refused(client: MlflowClient, versions: list[Re
             promote(versions[1])
     finally:
         path.write_bytes(original)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("link", "cannot be read"),
+        ("pipe", "cannot be read"),
+        ("folder", "is a folder"),
+        ("huge", "has room for"),
+    ],
+)
+def test_predictions_that_are_no_regular_file_are_one_message(
+    client: MlflowClient, versions: list[Receipt], tmp_path: Path, name: str, message: str
+) -> None:
+    version = model_versions.get(client, NAME, versions[1].version)
+    run = client.get_run(version.run_id)
+    path = next(Path(run.info.artifact_uri.removeprefix("file://")).rglob("predictions.parquet"))
+    path.rename(tmp_path / "predictions")
+    try:
+        if name == "link":
+            path.symlink_to(tmp_path / "predictions")
+        elif name == "pipe":
+            os.mkfifo(path)
+        elif name == "folder":
+            path.mkdir()
+        else:
+            path.touch()
+            os.truncate(path, 8 << 40)
+        with pytest.raises(UserError, match=rf"the predictions of .* {message}"):
+            verdicts.download_predictions(client, version)
+    finally:
+        path.rmdir() if name == "folder" else path.unlink()
+        (tmp_path / "predictions").rename(path)
 
 
 def test_trace_refuses_versions_that_kiln_did_not_register(

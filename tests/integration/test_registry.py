@@ -231,6 +231,29 @@ class Attack:
         (self.path / "MLmodel").unlink()
         (self.path / "MLmodel").symlink_to("/etc/hostname")
 
+    def link_to_nothing(self) -> None:
+        (self.path / "MLmodel").unlink()
+        (self.path / "MLmodel").symlink_to(self.path / "nothing")
+
+    def link_to_itself(self) -> None:
+        (self.path / "MLmodel").unlink()
+        (self.path / "MLmodel").symlink_to("MLmodel")
+
+    def link_to_endless_weights(self) -> None:
+        (self.path / "weights.safetensors").unlink()
+        (self.path / "weights.safetensors").symlink_to("/dev/zero")
+
+    def linked_folder(self) -> None:
+        (self.path / "data").rename(self.path.parent / "data")
+        (self.path / "data").symlink_to(self.path.parent / "data")
+
+    def pipe(self) -> None:
+        (self.path / "MLmodel").unlink()
+        os.mkfifo(self.path / "MLmodel")
+
+    def weights_larger_than_the_disk(self) -> None:
+        os.truncate(self.path / "weights.safetensors", 8 << 40)
+
 
 ATTACKS = sorted(name for name in vars(Attack) if not name.startswith("_"))
 
@@ -247,11 +270,13 @@ def test_altered_files_are_refused_and_nothing_of_them_runs(
     try:
         getattr(Attack(path, ran), attack)()
         with pytest.raises(
-            UserError, match=r"is refused|does not hold the trained weights|cannot be read"
+            UserError,
+            match=r"is refused|does not hold the trained weights|cannot be read|has room for",
         ) as caught:
             model_versions.load(client, receipt)
     finally:
         shutil.rmtree(path)
+        shutil.rmtree(path.parent / "data", ignore_errors=True)
         shutil.copytree(kept, path)
     assert not ran.exists()
     assert "Traceback" not in str(caught.value)
