@@ -140,6 +140,7 @@ def _move_alias(client: MlflowClient, name: str, move: Move) -> RecordedMove:
 def _complete(client: MlflowClient, name: str, state: AliasState, dry_run: bool = False) -> None:
     """Set an alias to the version of its last move, which was interrupted."""
     last = state.moves[-1]
+    promotion.require_judged_version(client, name, last.move)
     move = f"move {last.number} to {describe_version(last.move.target)}"
     if dry_run:
         echo(f"promote: dry run, nothing was changed; {move} would be completed")

@@ -214,6 +214,30 @@ def select_best(client: MlflowClient, name: str, metric: str) -> ModelVersion:
     return max(passed, key=lambda v: (sign * metrics[v.version][metric], -int(v.version)))
 
 
+def require_judged_version(client: MlflowClient, name: str, move: Move) -> None:
+    """Check that the target of an interrupted move is still the version that it was decided for.
+
+    A registered model that was renamed or deleted leaves its history to the next one of its name,
+    whose versions have the same numbers.
+
+    Raises:
+        UserError: The version is gone, was altered, or has another verdict.
+    """
+    if move.target is None:
+        return
+    verdict, _ = verdicts.load_verified(client, model_versions.get(client, name, move.target))
+    if _digest_verdict(verdict) != move.verdict_sha256:
+        raise UserError(
+            f"the interrupted move of {name}@{move.alias} was decided for another verdict than "
+            f"version {move.target} has now; it is not completed. Promote a version anew, under "
+            "another register.name if this model was registered again"
+        )
+
+
+def _digest_verdict(verdict: ModelVerdict) -> str:
+    return hashlib.sha256(verdict.model_dump_json().encode()).hexdigest()
+
+
 def build_move(
     state: AliasState,
     target: int | None,
@@ -225,7 +249,6 @@ def build_move(
     undoes: int | None = None,
 ) -> Move:
     """Return the record of a move of an alias to `target`, made now by the user of this process."""
-    digest = hashlib.sha256(verdict.model_dump_json().encode()).hexdigest() if verdict else None
     return Move(
         alias=state.alias,
         source=state.effective_version,
@@ -237,7 +260,7 @@ def build_move(
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         reason=reason,
         override=override,
-        verdict_sha256=digest,
+        verdict_sha256=_digest_verdict(verdict) if verdict else None,
         git_commit=git_state()["git.commit"],
         comparison=comparison,
         nonce=uuid.uuid4().hex,

@@ -320,6 +320,19 @@ def test_concurrent_promotions_one_wins(
     assert history.get_alias_state(client, NAME, "champion").expected_version == winner
 
 
+def test_interrupted_move_is_not_completed_for_another_verdict(
+    client: MlflowClient, versions: list[Receipt]
+) -> None:
+    """A model that was registered again under an old name inherits the moves of the earlier one."""
+    promote(versions[0])
+    promote(versions[1])
+    client.set_registered_model_alias(NAME, "champion", str(versions[0].version))
+    evaluate_version(client, versions[1], CORRECT[1] + 1)
+    with pytest.raises(UserError, match="was decided for another verdict than version"):
+        promote(versions[1])
+    assert get_alias_version(client) == versions[0].version
+
+
 def test_interrupted_move_counts_as_done_and_is_completed_by_the_next_promotion(
     client: MlflowClient,
     versions: list[Receipt],
