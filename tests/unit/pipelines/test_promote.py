@@ -206,16 +206,17 @@ def test_interrupted_rollback_is_completed_and_takes_back_nothing_more(
     client: MlflowClient, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_move(client, 1)
+    add_move(client, None, undoes=1)
     add_move(client, 2)
-    add_move(client, 1, undoes=2, sync=False)
+    add_move(client, None, undoes=3, sync=False)
     assert model_versions.get_aliases(client, NAME) == {"champion": 2}
     before = dump(home)
     command.main([*ROLLBACK, "--dry-run"])
     assert dump(home) == before
     command.main([*ROLLBACK, "--expect-current", "2"])
-    assert "move 3 to version 1 had been interrupted; it is complete" in capsys.readouterr().out
-    assert model_versions.get_aliases(client, NAME) == {"champion": 1}
-    assert len(history.read_moves(client, NAME)) == 3
+    assert "move 4 to nothing had been interrupted; it is complete" in capsys.readouterr().out
+    assert model_versions.get_aliases(client, NAME) == {}
+    assert len(history.read_moves(client, NAME)) == 4
 
 
 def newer(record: str) -> str:
