@@ -98,7 +98,13 @@ def check_candidate(
     reason = ""
     try:
         comparison = compare_with_version(
-            client, candidate.name, baseline_version, evidence.predicted, params, test
+            client,
+            candidate.name,
+            baseline_version,
+            evidence.predicted,
+            params,
+            test,
+            recompute=evidence.recomputed,
         )
     except UserError as error:
         reason = f"it cannot be compared with version {baseline_version}: {error}"
@@ -139,12 +145,13 @@ def compare_with_version(
     predicted: tuple[ModelVerdict, bytes],
     params: Params,
     test: Path,
+    *,
+    recompute: bool = False,
 ) -> Comparison:
     """Compare the predictions of a version with those of another version, example by example.
 
-    The other version is evaluated again, for this comparison only, if the test split of the first
-    is in `test`. Otherwise, or if its weights are no longer what was judged, the predictions of its
-    own verdict on the same split are used.
+    If the other version was evaluated on a different test split, it is evaluated again on the
+    split in `test`, for this comparison only. That must be the split of the first version.
 
     Args:
         client: Client of the store.
@@ -153,6 +160,8 @@ def compare_with_version(
         predicted: Verdict and predictions of the first version.
         params: The parameters.
         test: Folder of a test split.
+        recompute: Evaluate the other version again even if it was evaluated on the same split. If
+            its weights are no longer what was judged, the predictions of its verdict are used.
 
     Raises:
         UserError: The versions cannot be compared. The other version was never evaluated, its
@@ -163,21 +172,22 @@ def compare_with_version(
     baseline = model_versions.get(client, name, baseline_version)
     baseline_verdict = verdicts.get_verdict(baseline)
     same_split = baseline_verdict.test_sha256 == verdict.test_sha256
-    predictions = None
-    if read_split_digest(test) == verdict.test_sha256:
-        try:
-            loaded = verdicts.load_verified(client, baseline)[1]
-            predictions = predict(loaded, f"{name} version {baseline_version}", test, params)
-        except UserError:
-            if not same_split:
-                raise
-    elif not same_split:
+    split = read_split_digest(test)
+    if not same_split and split != verdict.test_sha256:
         raise UserError(
             f"version {verdict.version} was judged on the test split {verdict.test_sha256}, "
             f"version {baseline_version} on {baseline_verdict.test_sha256}; to judge version "
             f"{baseline_version} on the first, have that in {test} (`dvc checkout` or `dvc repro` "
-            f"at its commit), where now is {read_split_digest(test) or 'nothing'}"
+            f"at its commit), where now is {split or 'nothing'}"
         )
+    predictions = None
+    if recompute or not same_split:
+        try:
+            _, loaded = verdicts.load_verified(client, baseline)
+            predictions = predict(loaded, f"{name} version {baseline_version}", test, params)
+        except UserError:
+            if not same_split:
+                raise
     baseline_predicted = (
         baseline_verdict.model_copy(update={"test_sha256": verdict.test_sha256}),
         predictions or verdicts.download_predictions(client, baseline),
