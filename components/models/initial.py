@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from components.errors import UserError
+from components.errors import UserError, first_line
 from components.models import weights
 from components.models.architectures import BUILDERS, build
 from components.models.library import TIMM
@@ -109,12 +110,11 @@ def _read_file(path: Path) -> InitialWeights:
     try:
         with safe_open(path, framework="pt") as file:
             is_own = "network" in (file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
         return InitialWeights(_read_pickle(path), None)
     if not is_own:
-        return InitialWeights(state, None)
-    source, _ = weights.read(path)
+        return InitialWeights(load_file(path), None)
+    source, state = weights.read(path)
     inner = {
         name.removeprefix("network."): tensor
         for name, tensor in state.items()
@@ -127,10 +127,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
             f"init: {path} is neither a safetensors file nor a state dict that `torch.save` wrote "
-            f"({reason}); save the state dict alone"
+            f"({first_line(error)}); save the state dict alone"
         ) from None
     for key in _STATE_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.errors import UserError
+from components.errors import UserError, first_line
 from components.params.base import OWN_ARCHITECTURES
 from components.paths import ROOT
 from components.records.training import Network
@@ -216,7 +216,7 @@ def _try_size(
             with torch.no_grad():
                 logits = module(images)
         except Exception as error:  # noqa: BLE001 - a network may raise anything
-            return str(error).strip().splitlines()[0][:200] or type(error).__name__
+            return first_line(error)[:200]
         if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
             found = (
                 tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

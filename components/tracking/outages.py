@@ -10,7 +10,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
 
-from components.errors import UserError
+from components.errors import UserError, first_line
 from components.redaction import redact
 from components.tracking.address import get_redacted_uri
 
@@ -44,8 +44,9 @@ def explain_outage(advice: str) -> Iterator[None]:
     except (MlflowException, requests.RequestException) as error:
         if not _is_outage(error):
             raise
+        reason = redact(first_line(error))
         raise UserError(
-            f"the tracking store {get_redacted_uri()} failed ({_describe(error)}); {advice}"
+            f"the tracking store {get_redacted_uri()} failed ({reason}); {advice}"
         ) from error
     finally:
         for logger in loggers:
@@ -59,9 +60,3 @@ def _is_outage(error: Exception) -> bool:
     # example.
     is_database_error = error.error_code == ErrorCode.Name(BAD_REQUEST)
     return is_database_error or int(error.get_http_status_code()) >= _SERVER_ERROR
-
-
-def _describe(error: Exception) -> str:
-    """Return the first line of an error, without secrets."""
-    text = redact(str(error).strip()) or type(error).__name__
-    return text.splitlines()[0].rstrip(". ;")

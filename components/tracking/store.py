@@ -18,9 +18,10 @@ import requests
 # Re-exported for annotations in `pipelines`, which must not import mlflow.
 from mlflow import MlflowClient as MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from components.console import echo
-from components.errors import UserError
+from components.errors import UserError, first_line
 from components.tracking import embedded, spool
 
 # The names with `as` are part of this module's interface.
@@ -77,7 +78,7 @@ def connect() -> MlflowClient:
         client.search_experiments(max_results=1)
     # MLflow raises its own errors and those of SQLAlchemy and requests.
     except Exception as error:
-        raise make_error(_explain_refusal(error) or _first_line(error)) from error
+        raise make_error(_explain_refusal(error) or first_line(error)) from error
     for run_id in spool.replay(client, uri):
         echo(f"tracking: sent what run {run_id} had kept while {get_redacted_uri()} did not answer")
     return client
@@ -113,6 +114,11 @@ def explain_denial(action: str, role: str) -> Iterator[None]:
 def is_denial(error: Exception) -> bool:
     """Return whether an error is a server's refusal (HTTP 401 or 403)."""
     return _http_status(error) in _DENIED
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Return whether an error says that what was asked for does not exist."""
+    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 
 
 def ensure_experiment(client: MlflowClient, name: str) -> str:
@@ -160,8 +166,3 @@ def _explain_refusal(error: Exception) -> str | None:
             "@HOST/DATABASE"
         )
     return describe_wrong_password() if _http_status(error) == 401 else None
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(". ;")

@@ -98,6 +98,11 @@ def build_text(channels, classes):
     return "a network"
 def build_wrong(channels, classes):
     return nn.Flatten()
+class Silent(nn.Module):
+    def forward(self, images):
+        assert images is None
+def build_silent(channels, classes):
+    return Silent()
 """
 
 
@@ -124,6 +129,7 @@ def test_function_of_the_repository_builds_a_network(own: str) -> None:
     [
         ("build_text", "returned str; a torch.nn.Module is needed"),
         ("build_wrong", r"it returns \(2, 64\) in place of logits \(2, 3\)"),
+        ("build_silent", r"does not take images of 8 x 8 x 1 \(AssertionError\)"),
         ("train", "defines no function train .*it has build, build_text, build_wrong"),
     ],
 )
