@@ -31,16 +31,12 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 # A path relative to the repository, or a URI that fsspec can open. `dvc.yaml` interpolates it.
 Location = Annotated[str, StringConstraints(min_length=1)]
 Column = Annotated[str, StringConstraints(min_length=1)]
+_CIFAR_RESNETS = ("resnet14", "resnet20", "resnet32", "resnet44", "resnet56")
+_TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50")
 OWN_ARCHITECTURES = (
     "cnn",
-    "resnet14",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet18",
-    "resnet34",
-    "resnet50",
+    *_CIFAR_RESNETS,
+    *_TORCHVISION_RESNETS,
     "mnist_cnn",
     "tutorial_cnn",
     "binary_cnn",
@@ -66,26 +62,11 @@ Architecture = Annotated[str, AfterValidator(_require_architecture)]
 Stem = Literal["cifar", "half", "imagenet"]
 # Stems of the architectures that have a choice.
 STEMS: dict[str, tuple[Stem, ...]] = {
-    "resnet14": ("cifar", "half"),
-    "resnet20": ("cifar", "half"),
-    "resnet32": ("cifar", "half"),
-    "resnet44": ("cifar", "half"),
-    "resnet56": ("cifar", "half"),
-    "resnet18": ("cifar", "half", "imagenet"),
-    "resnet34": ("cifar", "half", "imagenet"),
-    "resnet50": ("cifar", "half", "imagenet"),
+    **dict.fromkeys(_CIFAR_RESNETS, ("cifar", "half")),
+    **dict.fromkeys(_TORCHVISION_RESNETS, ("cifar", "half", "imagenet")),
 }
-# Architectures whose first stage can have any number of channels.
-WIDTH_ARCHITECTURES = (
-    "cnn",
-    "resnet14",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "lstm",
-    "attention",
-)
+# Architectures whose number of channels can be chosen.
+WIDTH_ARCHITECTURES = ("cnn", *_CIFAR_RESNETS, "lstm", "attention")
 # Architectures with batch norm after every convolution, which Muon needs.
 MUON_ARCHITECTURES = ("cnn", *STEMS, "attention")
 

@@ -15,7 +15,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     PERMISSION_DENIED,
     RESOURCE_ALREADY_EXISTS,
-    RESOURCE_DOES_NOT_EXIST,
     ErrorCode,
 )
 from torch import nn
@@ -223,7 +222,7 @@ def get(client: MlflowClient, name: str, number: int) -> ModelVersion:
             if number <= _MAX_NUMBER:
                 return client.get_model_version(name, str(number))
     except MlflowException as error:
-        if not _is_missing(error):
+        if not store.is_missing(error):
             raise
     existing = ", ".join(str(v.version) for v in list_versions(client, name)) or "none"
     raise UserError(f"{name} version {number} is not in this registry; versions there: {existing}")
@@ -244,7 +243,7 @@ def get_aliases(client: MlflowClient, name: str) -> dict[str, int]:
         with store.explain_denial(f"read {name}", store.READERS):
             aliases = client.get_registered_model(name).aliases
     except MlflowException as error:
-        if not _is_missing(error):
+        if not store.is_missing(error):
             raise
         raise UserError(
             f"there is no registered model {name!r} in this registry; `dvc repro` registers what "
@@ -273,10 +272,6 @@ def _filter_by_name(name: str) -> str:
     if "'" in name:
         raise UserError(f"{name!r} cannot be the name of a registered model: it has a quote")
     return f"name = '{name}'"
-
-
-def _is_missing(error: MlflowException) -> bool:
-    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 
 
 def _number(version: ModelVersion) -> int:

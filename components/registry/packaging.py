@@ -228,8 +228,8 @@ def open_stored(client: MlflowClient, model_id: str, label: str) -> Iterator[Sto
         UserError: The model is gone, or does not consist of exactly the files that Kiln stores.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        folder = artifacts.download_model(client, model_id, FILES, Path(scratch), label)
-        yield StoredModel(label, client.get_logged_model(model_id), folder, _digest_files(folder))
+        entity, folder = artifacts.download_model(client, model_id, FILES, Path(scratch), label)
+        yield StoredModel(label, entity, folder, _digest_files(folder))
 
 
 def load(stored: StoredModel, *, compare_files: bool = True) -> LoadedModel:

@@ -14,7 +14,6 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from components.errors import UserError
 from components.tracking import store
@@ -88,7 +87,7 @@ def require_own_location(location: str, label: str) -> None:
 
 def download_model(
     client: MlflowClient, model_id: str, names: Set[str], folder: Path, label: str
-) -> Path:
+) -> tuple[LoggedModel, Path]:
     """Download a logged model that consists of exactly the files `names`.
 
     The list of files and their sizes are checked first. Then they are downloaded and the list is
@@ -102,7 +101,7 @@ def download_model(
         label: The model's name, for messages.
 
     Returns:
-        The folder with the files: `folder` or one in it.
+        The logged model, and the folder with its files: `folder` or one in it.
 
     Raises:
         UserError: The model is gone, another file is there, one is missing or is not a regular
@@ -119,7 +118,7 @@ def download_model(
             # With the address models:/ID, MLflow would add a file of its own.
             path = download_artifacts(artifact_uri=model.artifact_location, dst_path=str(folder))
     _require_exact(label, model.artifact_location, set(_walk(Path(path))), names)
-    return Path(path)
+    return model, Path(path)
 
 
 @contextmanager
@@ -140,7 +139,7 @@ def _get_model(client: MlflowClient, model_id: str, label: str) -> LoggedModel:
     try:
         return client.get_logged_model(model_id)
     except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        if not store.is_missing(error):
             raise
         raise UserError(f"{label} has no files: its model {model_id} was deleted") from None
 

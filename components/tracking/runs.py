@@ -61,7 +61,7 @@ def get_tags_and_params(client: MlflowClient, run_id: str) -> tuple[dict[str, st
     try:
         data = client.get_run(run_id).data
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if not store.is_missing(error):
             raise
         return {}, {}
     return dict(data.tags), dict(data.params)

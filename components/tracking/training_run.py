@@ -183,7 +183,7 @@ def _reopen(client: MlflowClient, run_id: str, fingerprint: str) -> set[tuple[st
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if store.is_missing(error):
             return None
         raise
     if run.info.status == "FINISHED" or run.info.lifecycle_stage == "deleted":

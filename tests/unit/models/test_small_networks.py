@@ -10,29 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.models.attention import build_attention
-from components.models.classic import (
-    build_binary_cnn,
-    build_mnist_cnn,
-    build_simple_cnn,
-    build_tutorial_cnn,
-    build_unpooled_cnn,
-)
+from components.models.architectures import BUILDERS, build
 from components.models.classifier import Classifier
-from components.models.lstm import build_lstm
+from components.params.base import STEMS
 from components.records.splits import Channels
 from components.records.training import Network
 from tests.conftest import make_images
 
-BUILDERS = {
-    "mnist_cnn": build_mnist_cnn,
-    "tutorial_cnn": build_tutorial_cnn,
-    "binary_cnn": build_binary_cnn,
-    "simple_cnn": build_simple_cnn,
-    "unpooled_cnn": build_unpooled_cnn,
-    "lstm": build_lstm,
-    "attention": build_attention,
-}
+ARCHITECTURES = sorted(BUILDERS.keys() - STEMS.keys() - {"cnn"})
 HEIGHT, WIDTH = 24, 22
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -50,9 +35,7 @@ def describe(architecture: str, channels: int = 1) -> Network:
 def make_module(network: Network) -> Classifier:
     """Return the module that Kiln trains, with the same weights at every call."""
     torch.manual_seed(0)
-    inner = BUILDERS[network.architecture](network)
-    module = Classifier(inner, network.channels.mean, network.channels.std)
-    return module.to(memory_format=torch.channels_last)
+    return build(network).to(memory_format=torch.channels_last)
 
 
 def make_batch(rows: int, channels: int, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -70,7 +53,7 @@ def deterministic() -> Iterator[None]:
     torch.set_deterministic_debug_mode(mode)
 
 
-@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("channels", [1, 4])
 def test_logits_are_finite_for_any_number_of_channels(architecture: str, channels: int) -> None:
     network = describe(architecture, channels)
@@ -81,7 +64,7 @@ def test_logits_are_finite_for_any_number_of_channels(architecture: str, channel
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_memory_layout_of_the_images_does_not_matter(architecture: str) -> None:
     module = make_module(describe(architecture, 3)).network.eval()
     images = torch.randn(4, 3, HEIGHT, WIDTH)
@@ -89,14 +72,14 @@ def test_memory_layout_of_the_images_does_not_matter(architecture: str) -> None:
     torch.testing.assert_close(module(channels_last), module(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_logits_of_an_image_do_not_depend_on_the_other_images(architecture: str) -> None:
     module = make_module(describe(architecture)).eval()
     images, _ = make_batch(6, 1)
     torch.testing.assert_close(module(images)[2:3], module(images[2:3]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_exported_program_gives_the_same_bits_for_any_batch_size(architecture: str) -> None:
     module = make_module(describe(architecture)).eval()
     example = torch.zeros(2, HEIGHT, WIDTH, 1, dtype=torch.uint8)
@@ -111,7 +94,7 @@ def test_exported_program_gives_the_same_bits_for_any_batch_size(architecture: s
             assert torch.equal(program(images), module(images))
 
 
-@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_description_gives_the_shapes_of_all_tensors_without_memory(architecture: str) -> None:
     with torch.device("meta"):
         planned = BUILDERS[architecture](describe(architecture))
@@ -124,7 +107,7 @@ def test_description_gives_the_shapes_of_all_tensors_without_memory(architecture
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gradients_are_the_same_bits_for_the_same_seed(architecture: str, precision: str) -> None:
     images, labels = make_batch(8, 1, classes=2)
@@ -144,7 +127,7 @@ def test_gradients_are_the_same_bits_for_the_same_seed(architecture: str, precis
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_thirty_steps_learn_a_toy_problem(architecture: str) -> None:
     network = describe(architecture)
     module = make_module(network)
