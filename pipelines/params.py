@@ -9,6 +9,7 @@ import yaml
 
 from components.console import launch
 from components.files import write_bytes
+from components.models.names import check_architecture
 from components.params import load_params
 
 
@@ -19,9 +20,12 @@ def run(out: Path) -> None:
     `out` instead, so that any key with a default may be left out of `params.yaml`.
 
     Raises:
-        UserError: the parameters are wrong.
+        UserError: the parameters are wrong, or no library has an architecture that they name.
     """
-    values = load_params().resolved()
+    params = load_params()
+    for recipe in params.train.models.values():
+        check_architecture(recipe.architecture)
+    values = params.resolved()
     write_bytes(out, yaml.safe_dump(values, sort_keys=False).encode())
 
 

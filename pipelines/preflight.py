@@ -13,8 +13,8 @@ from components.data.sources.files.tree import find_unhashable_files
 from components.data.sources.presence import check_present
 from components.dvc_cli import ignored_paths
 from components.errors import UserError
+from components.models.names import check_architecture
 from components.params import Source, load_params
-from components.params.base import OWN_ARCHITECTURES
 from components.ray_session.resources import WorkerRequest, check_local_capacity
 from components.ray_session.session import check_cluster
 from components.records.receipt import Receipt
@@ -45,9 +45,8 @@ def run(models: Path) -> None:
         partial(_check_raw_files, params.preprocess.source),
         partial(check_local_capacity, request, settings.device, settings.precision),
         *(
-            partial(_check_architecture, recipe.architecture)
+            partial(check_architecture, recipe.architecture)
             for recipe in params.train.models.values()
-            if recipe.architecture not in OWN_ARCHITECTURES
         ),
         check_cluster,
         connect,
@@ -85,12 +84,6 @@ def _remove_stale_receipts(client: store.MlflowClient, models: Path) -> None:
 def _check_version_control() -> None:
     if warning := provenance.check_version_control():
         echo(f"preflight: warning: {warning}")
-
-
-def _check_architecture(architecture: str) -> None:
-    from components.models import library  # torchvision and timm take seconds to import
-
-    library.check_name(architecture)
 
 
 def _check_raw_files(source: Source) -> None:

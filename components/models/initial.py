@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from components.errors import UserError, first_line
 from components.models import weights
 from components.models.architectures import BUILDERS, build
-from components.models.library import TIMM
+from components.models.names import TIMM
 from components.records.splits import Channels
 from components.records.training import Network
 

@@ -11,23 +11,15 @@ files are refused.
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from components.errors import UserError, first_line
-from components.params.base import OWN_ARCHITECTURES
-from components.paths import ROOT
+from components.models.names import TIMM, check_architecture, import_builder
 from components.records.training import Network
 
-TIMM = "timm/"
 _SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 # Their loss needs the logits of an auxiliary head, which Kiln's loop does not take.
 _WITHOUT_AUXILIARY_HEAD = {"googlenet", "inception_v3"}
@@ -42,7 +34,7 @@ def build_from_library(network: Network) -> nn.Module:
         UserError: There is no such network, or it does not take the options.
     """
     name = network.architecture
-    check_name(name)
+    check_architecture(name)
     try:
         if name.startswith(TIMM):
             return _build_timm(network)
@@ -111,73 +103,13 @@ def _build_timm(network: Network) -> nn.Module:
 
 
 def _build_own(network: Network) -> nn.Module:
-    function = _import_function(network.architecture)
+    function = import_builder(network.architecture)
     module = function(network.shape[2], len(network.classes), **network.options)
     if not isinstance(module, nn.Module):
         raise UserError(
             f"{network.architecture} returned {type(module).__name__}; a torch.nn.Module is needed"
         )
     return module
-
-
-def _import_function(name: str) -> Callable[..., Any]:
-    module_name, _, function_name = name.partition(":")
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"architecture {name}: the module {module_name} cannot be imported ({error}); put it "
-            "into the repository, or install its package"
-        ) from error
-    builders = {
-        key: value
-        for key, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module_name and key.startswith("build")
-    }
-    if function_name not in builders:
-        raise UserError(
-            f"architecture {name}: {module_name} defines no function {function_name} whose name "
-            f"begins with build; it has {', '.join(builders) or 'none'}"
-        )
-    path = inspect.getsourcefile(builders[function_name])
-    if path is None or not Path(path).resolve().is_relative_to(ROOT.resolve()):
-        raise UserError(f"architecture {name}: {path} is not in this repository; put it there")
-    return builders[function_name]
-
-
-def check_name(architecture: str) -> None:
-    """Check that a library has an architecture, without building it.
-
-    Raises:
-        UserError: There is none. The message has the nearest names.
-    """
-    if ":" in architecture:
-        _import_function(architecture)
-    elif architecture.startswith(TIMM):
-        import timm
-
-        if not timm.is_model(architecture.removeprefix(TIMM)):
-            raise UserError(
-                _describe_unknown(architecture, [TIMM + name for name in timm.list_models()])
-            )
-    else:
-        from torchvision import models
-
-        known = models.list_models(module=models)
-        if architecture not in known:
-            raise UserError(_describe_unknown(architecture, sorted({*OWN_ARCHITECTURES, *known})))
-
-
-def _describe_unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=5)
-    hint = f"; did you mean {', '.join(near)}?" if near else "."
-    return (
-        f"there is no architecture {name}{hint} Known are {', '.join(OWN_ARCHITECTURES)}, the "
-        "classification networks of torchvision by name, those of timm as timm/NAME, and your own "
-        "as MODULE:FUNCTION (docs/how-to/add-a-model.md)"
-    )
 
 
 def check_size(module: nn.Module, network: Network) -> None:

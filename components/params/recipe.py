@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -139,7 +140,9 @@ class Recipe(Section):
                 f"warmup_epochs is {self.warmup_epochs:g}, longer than epochs ({self.epochs})"
             )
         if self.width is not None and self.architecture not in WIDTH_ARCHITECTURES:
-            raise ValueError(f"width cannot be chosen for {self.architecture}; leave it out")
+            raise ValueError(
+                f"width cannot be chosen for {self.architecture}; leave it out{self._suggest()}"
+            )
         if self.options and self.architecture in OWN_ARCHITECTURES:
             raise ValueError(
                 f"{self.architecture} has no options; leave them out, or choose a network of "
@@ -149,6 +152,7 @@ class Recipe(Section):
             raise ValueError(
                 f"muon cannot train {self.architecture}: it needs batch norm after every "
                 f"convolution, as {', '.join(MUON_ARCHITECTURES)} have; leave it out"
+                f"{self._suggest()}"
             )
         if self.freeze_backbone and self.init is None:
             raise ValueError("freeze_backbone needs init: random weights would stay random")
@@ -159,6 +163,13 @@ class Recipe(Section):
             has = ", ".join(stems) or "no choice of stems"
             raise ValueError(
                 f"stem {self.stem} cannot be chosen for {self.architecture}: it has {has}; "
-                "leave it out"
+                f"leave it out{self._suggest()}"
             )
         return self
+
+    def _suggest(self) -> str:
+        """Return a hint for an architecture that is none of Kiln's own but nearly has its name."""
+        if self.architecture in OWN_ARCHITECTURES:
+            return ""
+        near = difflib.get_close_matches(self.architecture, OWN_ARCHITECTURES)
+        return f" (did you mean the architecture {' or '.join(near)}?)" if near else ""

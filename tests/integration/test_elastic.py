@@ -21,7 +21,6 @@ from components.params import Checkpoint
 from components.ray_session import session
 from components.training.events import StepProgress, TrainingWarning
 from tests.integration.faults import (
-    STEPS_PER_EPOCH,
     EventLog,
     Fault,
     assert_same,
@@ -115,7 +114,6 @@ def test_workers_come_and_go_and_the_bytes_stay_the_same(
     assert_same(model, undisturbed)
     saved_step = int(log.warnings().split("after step ")[1].split()[0])
     assert log.resumed_steps()[-1] >= saved_step, "resumed from what the notice saved"
-    assert saved_step % STEPS_PER_EPOCH, "in the middle of an epoch"
 
 
 def test_a_node_whose_raylet_freezes_counts_as_dead(

@@ -20,7 +20,7 @@ from tests.integration.conftest import Clone
 pytestmark = pytest.mark.slow
 
 TRAIN = ("--train", "data/augmented/train", "--val", "data/prepared/val")
-EPOCHS = 24
+EPOCHS = 48
 AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 
 
@@ -98,9 +98,10 @@ def test_a_stage_that_is_killed_and_later_interrupted_is_continued(
     shutil.rmtree(clone.path / ".kiln" / "runs", ignore_errors=True)
     out = tmp_path / "out"
     stage = TrainStage(clone, out)
-    stage.wait_for_line(f"epoch 6/{EPOCHS}")
+    stage.wait_for_line(f"epoch 1/{EPOCHS}")
     descendants = stage.descendants()
     names = {process.pid: " ".join(process.cmdline()).strip() for process in descendants}
+    stage.wait_for_line(f"epoch 6/{EPOCHS}")
     stage.process.kill()
     assert stage.wait() == -signal.SIGKILL, stage.output
     assert not out.exists()
@@ -111,8 +112,9 @@ def test_a_stage_that_is_killed_and_later_interrupted_is_continued(
     assert killed_run[1] == "RUNNING"
 
     stage = TrainStage(clone, out)
-    stage.wait_for_line(f"epoch 12/{EPOCHS}")
+    stage.wait_for_line("continuing in epoch")
     descendants = stage.descendants()
+    stage.wait_for_line(f"/{EPOCHS}: loss")
     os.killpg(stage.process.pid, signal.SIGINT)  # Ctrl-C reaches the whole foreground group
     assert stage.wait() == 130, stage.output
     assert "continuing in epoch" in stage.output

@@ -191,6 +191,15 @@ def test_stem_that_an_architecture_lacks_is_refused(values: dict[str, Any], tmp_
     assert "stem imagenet cannot be chosen for resnet20: it has cifar, half" in message
 
 
+def test_misspelled_architecture_is_suggested_where_its_options_are_refused(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["train"]["models"]["cnn"] |= {"architecture": "resnet21", "width": 8}
+    message = load_refused(values, tmp_path)
+    assert "did you mean the architecture resnet" in message
+    assert "resnet20" in message
+
+
 def test_copies_without_a_policy_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     values["augment"] = {"copies": 1, "balance": False, "policy": []}
     assert "augment: policy is empty" in load_refused(values, tmp_path)

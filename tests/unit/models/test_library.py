@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from components.errors import UserError
-from components.models import library
+from components.models import names
 from components.models.architectures import build, check, restore
 from components.records.splits import Channels
 from components.records.training import Network
@@ -110,7 +110,7 @@ def build_silent(channels, classes):
 def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """The name of a module in the repository, which is a temporary folder here."""
     (tmp_path / "my_networks.py").write_text(OWN)
-    monkeypatch.setattr(library, "ROOT", tmp_path)
+    monkeypatch.setattr(names, "ROOT", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "my_networks"
     sys.modules.pop("my_networks", None)
@@ -143,7 +143,7 @@ def test_function_that_builds_no_classifier_is_refused(
 def test_function_outside_of_the_repository_is_refused(
     own: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(library, "ROOT", tmp_path / "elsewhere")
+    monkeypatch.setattr(names, "ROOT", tmp_path / "elsewhere")
     with pytest.raises(UserError, match="is not in this repository"):
         check(make_network(f"{own}:build", 8, channels=1))
 
