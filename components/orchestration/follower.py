@@ -10,6 +10,7 @@ from components.records.training import Epoch
 from components.tracking.training_run import TrainingRun
 from components.training.events import (
     EpochFinished,
+    FeaturesComputed,
     PrecisionProbed,
     Resumed,
     StepProgress,
@@ -46,6 +47,8 @@ class Follower(ProgressBar):
                 self.workers = workers
             case PrecisionProbed():
                 self._show_probe(event)
+            case FeaturesComputed():
+                self._show_features(event)
             case Resumed():
                 self._echo(
                     f"continuing in epoch {event.epoch}/{self.epochs}, after step {event.step}"
@@ -77,6 +80,16 @@ class Follower(ProgressBar):
             f"epoch {event.epoch}/{self.epochs}, step {event.step}, loss {event.mean_loss:.3f}, "
             f"{event.images_per_s:,.0f} images/s, {format_duration(event.seconds_left)} left",
         )
+
+    def _show_features(self, event: FeaturesComputed) -> None:
+        if event.done < event.images:
+            self.update(0.0, f"features of {event.done:,} of {event.images:,} images")
+        else:
+            self._echo(
+                f"computed the features of {event.images:,} images once, in "
+                f"{format_duration(event.seconds)}: the backbone is frozen and nothing changes the "
+                "images"
+            )
 
     def _show_epoch(self, event: EpochFinished) -> None:
         row = event.row

@@ -22,6 +22,15 @@ class PrecisionProbed:
 
 
 @dataclass(frozen=True)
+class FeaturesComputed:
+    """Progress of computing the features of a frozen backbone, `done` of `images` images."""
+
+    done: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Resumed:
     """Training continues from a checkpoint, after global step `step` in epoch `epoch`.
 
@@ -76,5 +85,11 @@ class TrainingWarning:
 
 
 TrainingEvent = (
-    PrecisionProbed | Resumed | StepProgress | EpochFinished | StoppedEarly | TrainingWarning
+    PrecisionProbed
+    | FeaturesComputed
+    | Resumed
+    | StepProgress
+    | EpochFinished
+    | StoppedEarly
+    | TrainingWarning
 )

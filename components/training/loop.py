@@ -28,6 +28,7 @@ from components.training.events import (
     TrainingEvent,
     TrainingWarning,
 )
+from components.training.frozen_features import Head, can_compute_once, compute_once
 from components.training.precision import probe
 from components.training.process_settings import prepare_process
 from components.training.progress import ProgressReporter
@@ -82,6 +83,11 @@ def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) ->
     rank0 = _Rank0Output(config.callback)
     torch.manual_seed(config.seed)
     model = _build_model(config).to(config.device).to(memory_format=torch.channels_last)
+    trained: Classifier | Head = model
+    if can_compute_once(config, model):
+        config, trained = compute_once(config, model)
+        # A head alone takes too little time to gain from another precision.
+        precision = "fp32" if precision == "auto" else precision
     if resume is not None:
         precision = resume["precision"]
     elif precision == "auto":
@@ -90,7 +96,7 @@ def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) ->
         rank0.emit(result)
     steps_per_epoch = math.ceil(len(config.train) / config.global_batch)
     state = TrainState(
-        model,
+        trained,
         config.recipe,
         steps_per_epoch,
         precision,
@@ -109,6 +115,8 @@ def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) ->
         outcome.history = state.history.epochs
         outcome.best = state.history.best
         outcome.weights = state.history.best_weights
+        if isinstance(trained, Head):
+            outcome.weights = trained.complete(outcome.weights, model)
     else:
         outcome.stopped_at_step = state.step
     return outcome

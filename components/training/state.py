@@ -7,9 +7,8 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from components.models.classifier import Classifier
 from components.params import Recipe, Reduction
 from components.training.cuda_graphs import GraphedFunction
 from components.training.epoch_history import EpochHistory
@@ -33,7 +32,7 @@ class TrainState:
 
     def __init__(
         self,
-        model: Classifier,
+        model: nn.Module,
         recipe: Recipe,
         steps_per_epoch: int,
         precision: str,
@@ -76,7 +75,7 @@ class TrainState:
         return self.step - len(self.history.epochs) * self.steps_per_epoch
 
     @property
-    def eval_model(self) -> Classifier:
+    def eval_model(self) -> nn.Module:
         """The model that is validated and kept: the weight average if there is one."""
         return self.ema.model if self.ema is not None else self.model
 

@@ -49,7 +49,7 @@ class Stepper:
         self.state = state
         recipe = config.recipe
         num_classes = len(config.network.classes)
-        height, width, _ = config.network.shape
+        height, width, _ = config.train.shape  # differs from the network's for features
         mean = torch.tensor(config.network.channels.mean, device=config.device)
         fill = mean.round().to(torch.uint8)
         self.prefetcher = Prefetcher(config.train)

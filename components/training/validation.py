@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from components.data.loading.image_stores import ImageStore
-from components.models.classifier import Classifier
 from components.training.collectives import get_rank_and_world_size, sum_over_ranks
 
 # Fixed, so that an image is always computed in the same batch, whatever the number of ranks.
@@ -19,9 +19,15 @@ VALIDATION_BATCH = 500
 _MAX_PIXELS = 64 * 64
 
 
+def choose_batch_size(shape: tuple[int, ...]) -> int:
+    """Return the number of images `(H, W, C)` of a batch that needs no gradients."""
+    pixels = shape[0] * shape[1]
+    return max(1, min(VALIDATION_BATCH, VALIDATION_BATCH * _MAX_PIXELS // pixels))
+
+
 @torch.inference_mode()
 def validate(
-    model: Classifier,
+    model: nn.Module,
     images: ImageStore,
     device: torch.device,
     on_progress: Callable[[], None] = lambda: None,
@@ -34,8 +40,7 @@ def validate(
     """
     model.eval()
     rank, world = get_rank_and_world_size()
-    pixels = images.shape[0] * images.shape[1]
-    batch_size = max(1, min(VALIDATION_BATCH, VALIDATION_BATCH * _MAX_PIXELS // pixels))
+    batch_size = choose_batch_size(images.shape)
     starts = range(0, len(images), batch_size)
     sums = torch.zeros(len(starts), 2, dtype=torch.float64, device=device)
     for n, start in enumerate(starts):

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from components.models.classifier import Classifier
-
 
 class WeightAverage:
     """Exponential moving average of the parameters and buffers of a model.
@@ -23,7 +21,7 @@ class WeightAverage:
         num_updates: number of updates so far. The first is to a copy of the model, not an average.
     """
 
-    def __init__(self, model: Classifier, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model)
         self.num_updates = 0
         self._move_towards = get_ema_multi_avg_fn(decay)

@@ -224,7 +224,7 @@ class Prefetcher:
     @property
     def resident(self) -> bool:
         """True if all images are in the memory of the device."""
-        return isinstance(self.store, InMemoryImages)
+        return self.reader is None
 
     def submit(self, key: Hashable, rows: Tensor) -> None:
         """Start to read the images of `rows`, unless `key` is already pending."""
