@@ -7,10 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from components.console import launch
+from components.console import echo, launch
 from components.files import write_bytes
 from components.models.names import check_architecture
-from components.params import load_params
+from components.params import Recipe, load_params
+from components.params.named_recipes import RECIPES
 
 
 def run(out: Path) -> None:
@@ -23,10 +24,19 @@ def run(out: Path) -> None:
         UserError: the parameters are wrong, or no library has an architecture that they name.
     """
     params = load_params()
-    for recipe in params.train.models.values():
+    for model, recipe in params.train.models.items():
         check_architecture(recipe.architecture)
+        if recipe.recipe is not None:
+            echo(f"params: {model}: {recipe.recipe} is {_describe(recipe)}")
     values = params.resolved()
     write_bytes(out, yaml.safe_dump(values, sort_keys=False).encode())
+
+
+def _describe(recipe: Recipe) -> str:
+    """Return the keys that a named recipe has set, in YAML's flow style."""
+    values = recipe.model_dump(mode="json")
+    keys = {key: values[key] for key in RECIPES[recipe.recipe]} if recipe.recipe else {}
+    return yaml.safe_dump(keys, sort_keys=False, default_flow_style=True, width=2000).strip()
 
 
 def main(argv: list[str] | None = None) -> None:

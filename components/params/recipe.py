@@ -20,6 +20,7 @@ from components.params.base import (
     Section,
     Stem,
 )
+from components.params.named_recipes import RecipeName, expand
 
 
 class Loss(Section):
@@ -59,6 +60,10 @@ class EarlyStopping(Section):
 class Recipe(Section):
     """One entry of `train.models`: an architecture and its training."""
 
+    recipe: RecipeName | None = None
+    """Recipe by name, which gives the keys below values that were measured
+    (docs/how-to/recipes.md). Keys that are given as well win. null gives none: `architecture`,
+    `epochs` and `learning_rate` are required then."""
     architecture: Architecture
     """Network: one of Kiln's own (`cnn`, `resnet14`, `resnet20`, `resnet32`, `resnet44`,
     `resnet56`, `resnet18`, `resnet34`, `resnet50`, `mnist_cnn`, `tutorial_cnn`, `binary_cnn`,
@@ -132,6 +137,11 @@ class Recipe(Section):
     epoch, and the images of a class in turn."""
     augment: OnlineAugment = OnlineAugment()
     """On-line augmentation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, values: Any) -> Any:
+        return expand(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Recipe:

@@ -1,0 +1,67 @@
+"""Recipes by name: ordinary keys of a recipe, chosen by measurement.
+
+`docs/how-to/recipes.md` has the accuracy and the cost of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+RecipeName = Literal[
+    "linear_probe", "finetune_small", "finetune_large", "scratch_small", "scratch_large"
+]
+
+# A small pretrained network that a laptop can train. A recipe's user may name any other.
+_PRETRAINED = {
+    "architecture": "timm/tf_efficientnet_lite0",
+    "init": "pretrained",
+    "mirror": True,
+    "global_batch_size": 32,
+    "micro_batch_size": 16,
+}
+
+RECIPES: dict[RecipeName, dict[str, Any]] = {
+    "linear_probe": _PRETRAINED
+    | {
+        "freeze_backbone": True,
+        "epochs": 30,
+        "learning_rate": 0.01,
+        "weight_decay": 1e-3,
+        "augment": {"flip": 0.5},
+    },
+    "scratch_small": {
+        "architecture": "cnn",
+        "width": 16,
+        "mirror": True,
+        "epochs": 4,
+        "learning_rate": 0.3,
+        "muon": {"learning_rate": 0.08},
+        "weight_decay": 1e-3,
+        "warmup_epochs": 0.15,
+        "label_smoothing": 0.05,
+        "global_batch_size": 128,
+        "micro_batch_size": 32,
+        "augment": {"flip": 0.5},
+    },
+}
+assert set(RECIPES) <= set(get_args(RecipeName))
+
+
+def expand(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a recipe with those of the named recipe that `recipe` selects.
+
+    Keys that are given win. Within a section such as `augment` they win one by one, unless its
+    `name` selects another kind.
+    """
+    named = RECIPES.get(values.get("recipe"))  # type: ignore[arg-type]  # any value of the file
+    return values if named is None else _merge(named, values)
+
+
+def _merge(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = defaults | values
+    for key in defaults.keys() & values.keys():
+        default, value = defaults[key], values[key]
+        if isinstance(default, dict) and isinstance(value, dict):
+            same_kind = default.get("name") == value.get("name", default.get("name"))
+            merged[key] = _merge(default, value) if same_kind else value
+    return merged
