@@ -5,7 +5,13 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from components.params.augment import OnlineAugment
 from components.params.base import (
@@ -21,6 +27,13 @@ from components.params.base import (
     Stem,
 )
 from components.params.named_recipes import RecipeName, expand
+from components.params.optimization import (
+    CosineSchedule,
+    Optimizer,
+    Schedule,
+    SgdOptimizer,
+    StepSchedule,
+)
 
 
 class Loss(Section):
@@ -100,20 +113,33 @@ class Recipe(Section):
     epochs: Annotated[Integer, Field(ge=1, le=10_000)]
     """Passes over the augmented training split."""
     learning_rate: Annotated[Number, Field(gt=0)]
-    """Peak learning rate of SGD, for `global_batch_size`."""
+    """Peak learning rate, for `global_batch_size`. Adam and AdamW need about a hundredth of the
+    rate of SGD."""
+    optimizer: Optimizer = SgdOptimizer()
+    """Rule by which gradients change the weights: `sgd`, `adam`, `adamw` or `rmsprop`, or a mapping
+    with options, such as `{name: adamw, betas: [0.9, 0.95]}`."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
-    """Nesterov momentum; 0 is plain SGD."""
+    """Momentum of `sgd` (Nesterov's, unless `optimizer.nesterov` is false) and of `rmsprop`; 0 is
+    none. `adam` and `adamw` have `betas` and refuse this key."""
     weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
-    """L2 penalty, applied only to weights of two or more dimensions."""
+    """Weight decay, applied only to weights of two or more dimensions. It is an L2 penalty, and
+    decoupled from the gradient for `adamw`, where 0.01 to 0.1 is usual."""
+    l1_penalty: Annotated[Number, Field(ge=0)] = 0.0
+    """L1 penalty of the weights that decay: factor of the sum of their magnitudes, whose gradient
+    is added after `clip_gradient_norm`. The reported losses do not include it."""
     muon: Muon | None = None
     """Train the convolutions with Muon (https://kellerjordan.github.io/posts/muon), which takes
-    orthogonal steps and applies no weight decay to them. `learning_rate`, `momentum` and
-    `weight_decay` then apply to all other weights only. Muon needs about half the epochs for the
-    same accuracy. It trains `cnn`, the residual networks and `attention`, where batch norm follows
-    every convolution. null trains all weights with SGD."""
+    orthogonal steps and applies no weight decay to them. `learning_rate`, `momentum`,
+    `weight_decay` and `l1_penalty` then apply to all other weights only. Muon needs about half the
+    epochs for the same accuracy. It trains `cnn`, the residual networks and `attention`, where
+    batch norm follows every convolution, and goes with the optimizer `sgd`. null trains all weights
+    with `optimizer`."""
+    schedule: Schedule = CosineSchedule()
+    """Learning rate over time: `cosine`, `one_cycle`, `step` or `constant`, or a mapping with
+    options, such as `{name: step, milestones: [30, 60], gamma: 0.1}`."""
     warmup_epochs: Annotated[Number, Field(ge=0)] = 1.0
-    """Epochs of linear warm-up to the peak learning rate. A cosine then takes it to zero
-    (arXiv:1608.03983)."""
+    """Epochs of linear warm-up to the peak learning rate. `one_cycle` has `pct_start` and refuses
+    this key."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Probability mass that is spread over all classes (arXiv:1512.00567)."""
     global_batch_size: Annotated[Integer, Field(ge=1)] | None = None
@@ -176,6 +202,43 @@ class Recipe(Section):
                 f"leave it out{self._suggest()}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_optimization(self) -> Recipe:
+        for key, reason in self._unused_keys().items():
+            if key in self.model_fields_set:
+                raise ValueError(f"{key} is {getattr(self, key):g}, and {reason}")
+        if self.muon and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"muon goes with the optimizer sgd only, not with {self.optimizer.name}; leave one "
+                "of the two out"
+            )
+        problem = None
+        if isinstance(self.schedule, StepSchedule):
+            problem = self.schedule.find_problem(self.epochs)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _unused_keys(self) -> dict[str, str]:
+        """Return the keys that the optimiser or the schedule does not use, with the reason."""
+        unused = {}
+        if self.optimizer.name in ("adam", "adamw"):
+            unused["momentum"] = (
+                f"{self.optimizer.name} does not use it; leave it out, or choose the betas of the "
+                "optimizer"
+            )
+        if self.schedule.name == "one_cycle":
+            unused["warmup_epochs"] = (
+                "one_cycle does not use it; leave it out, or choose the pct_start of the schedule"
+            )
+        return unused
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unused_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the recipe as values that are valid again: unused keys are refused if set."""
+        unused = self._unused_keys()
+        return {key: value for key, value in handler(self).items() if key not in unused}
 
     def _suggest(self) -> str:
         """Return a hint for an architecture that is none of Kiln's own but nearly has its name."""

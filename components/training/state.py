@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from components.params import Recipe, Reduction
 from components.training.cuda_graphs import GraphedFunction
 from components.training.epoch_history import EpochHistory
-from components.training.optimizers import build_optimizer
+from components.training.optimizers import (
+    add_l1_gradient,
+    build_optimizer,
+    load_optimizer_state,
+)
 from components.training.overlapped_reducer import build_reducer
 from components.training.schedules import build_schedule
 from components.training.weight_average import WeightAverage
@@ -139,7 +143,7 @@ class TrainState:
         self.reducer.adopt_statistics()
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.history.load_state_dict(state["history"])
@@ -163,6 +167,7 @@ class TrainState:
             norm = self.reducer.gradient_norm.double() / self.scaler.get_scale()
             factor = (self.clip_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
             self.reducer.scale_gradient(factor)
+        add_l1_gradient(self.optimizer)
         groups = self.optimizer.param_groups
         learning_rates = [group["lr"] for group in groups]
         for group, rate in zip(groups, self._learning_rates, strict=False):
