@@ -113,7 +113,7 @@ def _train(
         from components.orchestration.trainer import Training, TrainingOptions
         from components.ray_session.network_interface import use_cluster_interface
 
-        architectures.check(plan.network)
+        architectures.check(plan.network, plan.recipe.train_sides)
         where = connect()
         job, remember_precision = _make_job(plan, params, request)
         options = TrainingOptions(
@@ -176,6 +176,8 @@ def _make_job(
     # same commit gives the same model.
     machine = get_ray_address() or provenance.cpu_model()
     network = plan.network.model_dump(mode="json")
+    if plan.recipe.train_sides:
+        network["train_sides"] = plan.recipe.train_sides
     cache = STATE / "precision.json"
     cache_key = precision_cache.key(network, plan.settings["train"], device, machine)
     precision: str = settings.precision

@@ -34,6 +34,7 @@ from components.params.optimization import (
     SgdOptimizer,
     StepSchedule,
 )
+from components.params.preprocess import ImageSize
 
 
 class Loss(Section):
@@ -163,6 +164,12 @@ class Recipe(Section):
     epoch, and the images of a class in turn."""
     augment: OnlineAugment = OnlineAugment()
     """On-line augmentation."""
+    train_size: ImageSize | None = None
+    """Size in pixels of the images that the network is trained on: one number for squares, or
+    `[height, width]`, up to the size of the prepared images. The first `resized_crop` of
+    `augment.policy` returns images of this size; without one they are resized before the policy.
+    Validation, evaluation and serving keep the size of the prepared images. null trains at that
+    size."""
 
     @model_validator(mode="before")
     @classmethod
@@ -239,6 +246,15 @@ class Recipe(Section):
         """Return the recipe as values that are valid again: unused keys are refused if set."""
         unused = self._unused_keys()
         return {key: value for key, value in handler(self).items() if key not in unused}
+
+    @property
+    def train_sides(self) -> tuple[int, int] | None:
+        """Height and width of `train_size`."""
+        match self.train_size:
+            case int(side):
+                return side, side
+            case sides:
+                return sides
 
     def _suggest(self) -> str:
         """Return a hint for an architecture that is none of Kiln's own but nearly has its name."""

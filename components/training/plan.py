@@ -66,13 +66,21 @@ def describe_network(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
     """Return the network of a recipe for two splits.
 
     Raises:
-        UserError: the splits do not fit each other.
+        UserError: the splits do not fit each other, or their images are smaller than `train_size`.
     """
     if (train.shape, train.classes) != (val.shape, val.classes) or train.channels is None:
         raise UserError(
             f"training data {train.shape} with {len(train.classes)} classes and validation data "
             f"{val.shape} with {len(val.classes)} do not belong together; "
             "`dvc repro preprocess augment` makes both anew"
+        )
+    if recipe.train_sides and any(
+        side > most for side, most in zip(recipe.train_sides, train.shape, strict=False)
+    ):
+        height, width, _ = train.shape
+        raise UserError(
+            "train_size is {} x {}, larger than the prepared images".format(*recipe.train_sides)
+            + f" ({height} x {width}); lower it, leave it out, or raise preprocess.image_size"
         )
     return Network(
         architecture=recipe.architecture,
