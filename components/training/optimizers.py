@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from components.errors import UserError
-from components.models.initial import find_head
 from components.params import Recipe
+from components.training.parameter_groups import divide_parameters
 from components.training.reducer import BATCH_NORM_TYPES
 
 
@@ -89,9 +89,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) ->
     def follows_muon(p: Tensor) -> bool:
         return recipe.muon is not None and p.ndim == 4
 
-    parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = []
-    for part, learning_rate in _divide(model, parameters, recipe):
+    for part, learning_rate in divide_parameters(model, recipe):
         decayed = [p for p in part if p.ndim >= 2 and not follows_muon(p)]
         others = [p for p in part if p.ndim < 2]
         groups += [
@@ -106,7 +105,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) ->
     }
     if recipe.muon is None:
         return SGD(groups, **options)
-    convolutions = [p for p in parameters if follows_muon(p)]
+    convolutions = [p for p in model.parameters() if follows_muon(p)]
     _check_batch_norms(model, recipe.architecture, len(convolutions))
     muon_group = {
         "params": convolutions,
@@ -117,20 +116,6 @@ def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) ->
         "weight_decay": 0.0,
     }
     return MuonSGD([*groups, muon_group], **options)
-
-
-def _divide(
-    model: nn.Module, parameters: list[nn.Parameter], recipe: Recipe
-) -> list[tuple[list[nn.Parameter], float]]:
-    """Return parameters with their learning rate: the head, then the backbone if it has another."""
-    if recipe.backbone_learning_rate == 1:
-        return [(parameters, recipe.learning_rate)]
-    in_head = set(model.get_submodule(find_head(model)).parameters())
-    backbone_rate = recipe.learning_rate * recipe.backbone_learning_rate
-    return [
-        ([p for p in parameters if p in in_head], recipe.learning_rate),
-        ([p for p in parameters if p not in in_head], backbone_rate),
-    ]
 
 
 def _check_batch_norms(model: nn.Module, architecture: str, num_convolutions: int) -> None:

@@ -57,6 +57,7 @@ def test_table_lists_all_recorded_facts() -> None:
     assert make_lineage().table_rows() == [
         ["version", "task version 3, m-1"],
         ["weights", "sha256 w"],
+        ["starting weights", "random"],
         ["commit", f"{'c' * 40} (clean)"],
         ["data.raw.sha256", "r"],
         ["data.test.sha256", "t"],
