@@ -6,9 +6,9 @@ import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     model_serializer,
     model_validator,
 )
@@ -26,6 +26,7 @@ from components.params.base import (
     Section,
     Stem,
 )
+from components.params.init import InitSource
 from components.params.named_recipes import RecipeName, expand
 from components.params.optimization import (
     CosineSchedule,
@@ -87,17 +88,24 @@ class Recipe(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments for the builder of a network of torchvision, of timm or of your own, such as
     `{dropout: 0.2}` or `{img_size: 64}`."""
-    init: Annotated[str, StringConstraints(min_length=1)] | None = None
+    init: Annotated[str, AfterValidator(lambda text: str(InitSource.parse(text)))] | None = None
     """Weights to start with. `pretrained` are those of torchvision or timm, from their caches or
-    the network; a path is a file of weights: `weights.safetensors` of a model, another safetensors
-    file, or a state dict. The head is replaced where the classes differ, images are normalised as
-    these weights need it, and every other difference is an error. null starts with random
-    weights."""
+    the network. A path or an `https://` URL is a file of weights: `weights.safetensors` of a model,
+    another safetensors file, or a state dict; `#sha256=` and the file's digest after it accept no
+    other content. `models:/NAME@ALIAS` and `models:/NAME/VERSION` are a registered model. The head
+    is replaced where the classes differ, images are normalised as these weights need it, and every
+    other difference is an error. null starts with random weights."""
     freeze_backbone: Boolean = False
     """Train the head alone, the last linear layer or convolution. Everything before it stays as
     `init` has it, batch-norm statistics too, and needs no gradients."""
+    freeze_epochs: Annotated[Integer, Field(ge=0)] = 0
+    """Epochs that train the head alone, as `freeze_backbone` does, before the others train all."""
     backbone_learning_rate: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Learning rate of everything before the head, as a factor of `learning_rate`."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Factor by which the learning rate falls from each layer to the one before it, from the head
+    on (arXiv:2106.08254). A layer is a block of the network, such as a residual block. 0.75 is
+    usual for vision transformers; 1 treats all layers alike."""
     width: Annotated[Integer, Field(ge=4, le=1024)] | None = None
     """Channels of the first stage (`cnn`, `resnet14` to `resnet56`), of the hidden state
     (`lstm`) or of a patch (`attention`); null is the architecture's default."""
@@ -201,6 +209,7 @@ class Recipe(Section):
             raise ValueError("freeze_backbone needs init: random weights would stay random")
         if self.freeze_backbone and self.muon:
             raise ValueError("freeze_backbone leaves muon no convolution to train; choose one")
+        self._check_fine_tuning()
         stems = STEMS.get(self.architecture, ())
         if self.stem != "auto" and self.stem not in stems:
             has = ", ".join(stems) or "no choice of stems"
@@ -255,6 +264,28 @@ class Recipe(Section):
                 return side, side
             case sides:
                 return sides
+
+    def _check_fine_tuning(self) -> None:
+        if self.layer_decay != 1 and self.muon:
+            raise ValueError(
+                "layer_decay does not reach the convolutions, which muon trains; choose one"
+            )
+        if not self.freeze_epochs:
+            return
+        if self.init is None:
+            raise ValueError("freeze_epochs needs init: the head would fit random features")
+        if self.freeze_backbone:
+            raise ValueError("freeze_backbone freezes for ever, freeze_epochs at first; choose one")
+        if self.freeze_epochs >= self.epochs:
+            raise ValueError(
+                f"freeze_epochs is {self.freeze_epochs}, all of the epochs ({self.epochs}); lower "
+                "it, or use freeze_backbone: true to train the head alone"
+            )
+        if self.early_stopping and self.early_stopping.patience < self.freeze_epochs:
+            raise ValueError(
+                f"early_stopping.patience is {self.early_stopping.patience}: training could end "
+                f"within the freeze_epochs ({self.freeze_epochs}); raise it, or lower freeze_epochs"
+            )
 
     def _suggest(self) -> str:
         """Return a hint for an architecture that is none of Kiln's own but nearly has its name."""

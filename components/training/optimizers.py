@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from components.errors import UserError
-from components.models.initial import find_head
 from components.params import (
     AdamOptimizer,
     AdamWOptimizer,
@@ -18,6 +17,7 @@ from components.params import (
     RmsPropOptimizer,
     SgdOptimizer,
 )
+from components.training.parameter_groups import divide_parameters
 from components.training.reducer import BATCH_NORM_TYPES
 
 
@@ -156,9 +156,8 @@ def _group_parameters(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     penalties = {"weight_decay": recipe.weight_decay}
     if recipe.l1_penalty:
         penalties["l1_penalty"] = recipe.l1_penalty
-    parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = []
-    for part, learning_rate in _divide(model, parameters, recipe):
+    for part, learning_rate in divide_parameters(model, recipe):
         decayed = [p for p in part if p.ndim >= 2 and not follows_muon(p)]
         others = [p for p in part if p.ndim < 2]
         groups += [
@@ -166,7 +165,7 @@ def _group_parameters(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             {"params": others, "lr": learning_rate, "weight_decay": 0.0},
         ]
     if recipe.muon is not None:
-        convolutions = [p for p in parameters if follows_muon(p)]
+        convolutions = [p for p in model.parameters() if follows_muon(p)]
         _check_batch_norms(model, recipe.architecture, len(convolutions))
         muon_group = {
             "params": convolutions,
@@ -178,20 +177,6 @@ def _group_parameters(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         }
         groups.append(muon_group)
     return groups
-
-
-def _divide(
-    model: nn.Module, parameters: list[nn.Parameter], recipe: Recipe
-) -> list[tuple[list[nn.Parameter], float]]:
-    """Return parameters with their learning rate: the head, then the backbone if it has another."""
-    if recipe.backbone_learning_rate == 1:
-        return [(parameters, recipe.learning_rate)]
-    in_head = set(model.get_submodule(find_head(model)).parameters())
-    backbone_rate = recipe.learning_rate * recipe.backbone_learning_rate
-    return [
-        ([p for p in parameters if p in in_head], recipe.learning_rate),
-        ([p for p in parameters if p not in in_head], backbone_rate),
-    ]
 
 
 def _check_batch_norms(model: nn.Module, architecture: str, num_convolutions: int) -> None:

@@ -81,6 +81,9 @@ class Stepper:
         """
         config = self.config
         state = self.state
+        if state.is_frozen and state.epoch > config.recipe.freeze_epochs:
+            state.unfreeze()
+            self._run_micro_batch.reset()
         state.model.train()
         self.augmenter.begin_epoch(config.seed, state.epoch)
         balanced = config.recipe.sampling == "balanced"
