@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from components import provenance
 from components.console import echo, launch
+from components.errors import UserError
 from components.files import RETENTION_DAYS, exclusive_lock, stale_paths, write_bytes
 from components.params import PARAMS_FILE, Params, add_params_option, load_params
 from components.paths import STATE
@@ -60,6 +61,28 @@ def run(model: str, train: Path, val: Path, out: Path, params_file: Path = PARAM
             f"train@{model}: removed the checkpoints of {path.name[:12]}: not continued for "
             f"{RETENTION_DAYS} days"
         )
+
+
+def find_learning_rate(
+    model: str, train: Path, val: Path, out: Path, params_file: Path = PARAMS_FILE
+) -> None:
+    """Run a learning-rate range test for `model`: print a rate, and plot the losses into `out`.
+
+    Raises:
+        UserError: parameters or data are wrong, or the loss is infinite from the start.
+    """
+    params = load_params(params_file)
+    recipe = params.train.models.get(model)
+    with open_registered(recipe.init if recipe else None) as registered:
+        plan = make_plan(params, model, train, val, registered)
+        from components.orchestration.range_test import plot_range_test, run_range_test
+
+        test = run_range_test(plan, params)
+    plot_range_test(test, model, out)
+    echo(
+        f"{model}: learning_rate: {test.suggestion:.2g} is where the loss falls fastest (now "
+        f"{plan.recipe.learning_rate:g}); {out} shows the losses of {len(test.rates)} steps"
+    )
 
 
 def _lock_path(out: Path) -> Path:
@@ -222,12 +245,42 @@ def _make_job(
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_params_option(parser)
-    parser.add_argument("--model", required=True, help="a name in params train.models")
-    parser.add_argument("--train", type=Path, required=True, help="the augmented training split")
-    parser.add_argument("--val", type=Path, required=True, help="the validation split")
-    parser.add_argument("--out", type=Path, required=True, help="folder for weights and result")
+    parser.add_argument("--model", help="a name in params train.models (default: the only one)")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        default=Path("data/augmented/train"),
+        help="the augmented training split (default: data/augmented/train)",
+    )
+    parser.add_argument(
+        "--val",
+        type=Path,
+        default=Path("data/prepared/val"),
+        help="the validation split (default: data/prepared/val)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for weights and result (default: models/MODEL)"
+    )
+    parser.add_argument(
+        "--find-learning-rate",
+        action="store_true",
+        help="instead of training, try rising learning rates; print one and plot the losses into "
+        "the file --out (default: .kiln/learning-rate-MODEL.png)",
+    )
     args = parser.parse_args(argv)
-    run(args.model, args.train, args.val, args.out, args.params)
+    model = args.model or _only_model(args.params)
+    if args.find_learning_rate:
+        out = args.out or STATE / f"learning-rate-{model}.png"
+        find_learning_rate(model, args.train, args.val, out, args.params)
+    else:
+        run(model, args.train, args.val, args.out or Path("models", model), args.params)
+
+
+def _only_model(params_file: Path) -> str:
+    models = load_params(params_file).train.models
+    if len(models) > 1:
+        raise UserError(f"--model is missing; train.models has {', '.join(models)}")
+    return next(iter(models))
 
 
 if __name__ == "__main__":

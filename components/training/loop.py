@@ -8,15 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from components.data.loading.policy.policy import resize_images
 from components.errors import UserError
-from components.models.architectures import build
 from components.models.classifier import Classifier
-from components.models.initial import find_head
 from components.records.training import Epoch
 from components.training.callback import TrainerCallback
 from components.training.collectives import get_rank_and_world_size
@@ -29,10 +26,11 @@ from components.training.events import (
     TrainingEvent,
     TrainingWarning,
 )
-from components.training.frozen_features import Head, can_compute_once, compute_once
+from components.training.frozen_features import Head
 from components.training.precision import probe
 from components.training.process_settings import prepare_process
 from components.training.progress import ProgressReporter
+from components.training.starting_model import prepare_model
 from components.training.state import TrainState
 from components.training.stepper import Stepper
 from components.training.totals import Totals
@@ -82,13 +80,11 @@ def train(
 
 def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) -> TrainingOutcome:
     rank0 = _Rank0Output(config.callback)
-    torch.manual_seed(config.seed)
-    model = _build_model(config).to(config.device).to(memory_format=torch.channels_last)
-    trained: Classifier | Head = model
-    if can_compute_once(config, model):
-        config, trained = compute_once(config, model)
-        # A head alone takes too little time to gain from another precision.
-        precision = "fp32" if precision == "auto" else precision
+    start = prepare_model(config)
+    config = start.config
+    model = start.model
+    if start.trained is not model and precision == "auto":
+        precision = "fp32"  # a head alone takes too little time to gain from another
     if resume is not None:
         precision = resume["precision"]
     elif precision == "auto":
@@ -97,7 +93,7 @@ def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) ->
         rank0.emit(result)
     steps_per_epoch = math.ceil(len(config.train) / config.global_batch)
     state = TrainState(
-        trained,
+        start.trained,
         config.recipe,
         steps_per_epoch,
         precision,
@@ -116,21 +112,11 @@ def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) ->
         outcome.history = state.history.epochs
         outcome.best = state.history.best
         outcome.weights = state.history.best_weights
-        if isinstance(trained, Head):
-            outcome.weights = trained.complete(outcome.weights, model)
+        if isinstance(start.trained, Head):
+            outcome.weights = start.trained.complete(outcome.weights, model)
     else:
         outcome.stopped_at_step = state.step
     return outcome
-
-
-def _build_model(config: LoopConfig) -> Classifier:
-    """Build the model with its starting weights; all random ones depend on the seed alone."""
-    model = build(config.network)
-    if config.initial is not None:
-        model.network.load_state_dict(safetensors.torch.load(config.initial), strict=False)
-    if config.recipe.freeze_backbone:
-        model.freeze_backbone(find_head(model.network))
-    return model
 
 
 @contextmanager

@@ -42,6 +42,10 @@ class _Step:
     totals: PendingTotals
 
 
+class DivergedError(UserError):
+    """The loss or the gradient of a step is not finite."""
+
+
 class Stepper:
     """Makes optimiser steps on `state`, one per global batch. Every rank has one."""
 
@@ -76,8 +80,8 @@ class Stepper:
         On a GPU they come one step late, while the next step is already being computed.
 
         Raises:
-            UserError: the loss or the gradient of a step is not finite. On a CPU the step was not
-                made. On a GPU it was, and `TrainState.is_finite` is false.
+            DivergedError: the loss or the gradient of a step is not finite. On a CPU the step was
+                not made. On a GPU it was, and `TrainState.is_finite` is false.
         """
         config = self.config
         state = self.state
@@ -147,11 +151,11 @@ class Stepper:
         return checked
 
     def _check_oldest(self) -> Totals:
-        """Return the totals of the oldest unchecked step; raise `UserError` if it diverged."""
+        """Return the totals of the oldest unchecked step; raise `DivergedError` if it diverged."""
         step = self.unchecked.popleft()
         totals = step.totals.wait()
         if not self.state.accepts(totals.loss, totals.gradient_norm):
-            raise UserError(self._describe_divergence(step, totals))
+            raise DivergedError(self._describe_divergence(step, totals))
         if totals.preemption_pending and self.preemption_seen:
             return replace(totals, preemption_pending=False)
         self.preemption_seen = self.preemption_seen or totals.preemption_pending

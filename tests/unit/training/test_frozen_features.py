@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from components.errors import UserError
 from components.models.architectures import build
 from components.records.training import Network
-from components.training import loop
+from components.training import loop, starting_model
 from components.training.events import FeaturesComputed
 from components.training.frozen_features import can_compute_once
 from tests.unit.training.cases import (
@@ -63,7 +63,7 @@ def test_result_is_that_of_computing_features_in_every_epoch(
     config = make_config(**FROZEN | {"augment": {"flip": flip}}, initial=initial)
     config = replace(config, network=NETWORK.model_copy(update={"mirror": mirror}))
     once = loop.train(config, precision="fp32")
-    monkeypatch.setattr(loop, "can_compute_once", lambda *_: False)
+    monkeypatch.setattr(starting_model, "can_compute_once", lambda *_: False)
     anew = loop.train(config, precision="fp32")
     assert once.weights.keys() == anew.weights.keys()
     assert once.parameters == anew.parameters
@@ -83,7 +83,7 @@ def test_backbone_runs_once_for_each_image(initial: bytes, monkeypatch: pytest.M
         model.network[0].register_forward_hook(lambda m, x, y: images.append(len(x[0])))
         return model
 
-    monkeypatch.setattr(loop, "build", build_counting)
+    monkeypatch.setattr(starting_model, "build", build_counting)
     recorder = Recorder()
     train(**FROZEN | {"epochs": 5}, initial=initial, callback=recorder)
     blank_images = 2
