@@ -7,7 +7,7 @@ first convolution is adapted to the number of channels. Every other difference i
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,36 @@ def load_initial(network: Network, file: InitFile | None = None) -> InitialWeigh
     """
     if file is not None:
         label = file.source.location
-        return _fit(network, _read_file(file.path, label), label)
+        initial = _read_file(file.path, label)
+        if initial.channels is None:
+            initial = replace(initial, channels=_get_published_normalisation(network))
+        return _fit(network, initial, label)
     label = f"the pretrained weights of {network.architecture}"
     if network.architecture.startswith(TIMM):
         return _fit(network, _fetch_timm(network, label), label)
     return _fit(network, _fetch_torchvision(network, label), label)
+
+
+def _get_published_normalisation(network: Network) -> Channels | None:
+    """Return the normalisation of the weights that a library publishes for a network, if it does.
+
+    A state dict does not say how its images were normalised. Most files that fit a library's
+    network began with the library's weights.
+    """
+    name = network.architecture
+    if name.startswith(TIMM):
+        import timm
+
+        config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+        return None if config is None else _scale(config.mean, config.std)
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        return None
+    if name in BUILDERS and network.stem != "imagenet":
+        return None
+    preset: Any = models.get_model_weights(name).DEFAULT.transforms()
+    return _scale(preset.mean, preset.std)
 
 
 def _fetch_torchvision(network: Network, label: str) -> InitialWeights:

@@ -91,6 +91,24 @@ def test_own_weights_bring_their_normalisation(tmp_path: Path) -> None:
     assert grey.channels == Channels(mean=[2.0], std=[5.0])
 
 
+@pytest.mark.parametrize(
+    ("architecture", "mean"),
+    [
+        ("mobilenet_v3_small", 123.675),
+        ("timm/tf_efficientnet_lite0", 127.5),
+        ("resnet18", 123.675),  # with torchvision's stem
+        ("mnist_cnn", None),
+    ],
+)
+def test_other_files_get_the_normalisation_that_the_library_publishes(
+    tmp_path: Path, architecture: str, mean: float | None
+) -> None:
+    network = make_network(architecture, size=28)
+    write_state(tmp_path / "w.pth", network)
+    channels = load_initial(network, str(tmp_path / "w.pth")).channels
+    assert (channels and channels.mean[0]) == (mean and pytest.approx(mean))
+
+
 def test_pretrained_weights_come_from_the_cache_of_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
