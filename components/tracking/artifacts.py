@@ -21,8 +21,8 @@ from components.tracking import store
 ROOTS_VARIABLE = "KILN_ARTIFACT_ROOTS"
 _PROXIED = "mlflow-artifacts"
 _MAX_TEXT_BYTES = 1 << 20
-# Formats whose size depends on the model or on the test split.
-_LARGE_SUFFIXES = (".safetensors", ".pt2", ".parquet")
+# Formats, and examples of images as text, whose size depends on the model or on the test split.
+_LARGE_SUFFIXES = (".safetensors", ".pt2", ".parquet", "input_example.json")
 
 
 def download_file(client: MlflowClient, run_id: str, path: str, label: str) -> bytes | None:

@@ -58,6 +58,14 @@ def test_version_is_found_by_digest_and_loads_for_any_batch_size(
             assert torch.allclose(loaded.module(images), expected(images), atol=1e-5)
 
 
+def test_version_for_large_photographs_loads(client: MlflowClient) -> None:
+    """Its files hold two images as text."""
+    channels = NETWORK.channels.model_copy(update={"mean": [80.0] * 3, "std": [60.0] * 3})
+    network = NETWORK.model_copy(update={"shape": (512, 512, 3), "channels": channels})
+    receipt = register_version(client, seed=5, network=network)
+    assert model_versions.load(client, receipt).network == network
+
+
 def test_duplicate_versions_are_deleted_unless_judged_or_aliased(client: MlflowClient) -> None:
     receipt = register_version(client, seed=30)
     first = model_versions.get(client, NAME, receipt.version)
