@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-RecipeName = Literal[
-    "linear_probe", "finetune_small", "finetune_large", "scratch_small", "scratch_large"
-]
+RecipeName = Literal["linear_probe", "finetune_small", "scratch_small"]
 
 # A small pretrained network that a laptop can train. A recipe's user may name any other.
 _PRETRAINED = {
@@ -24,10 +22,25 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
     "linear_probe": _PRETRAINED
     | {
         "freeze_backbone": True,
-        "epochs": 30,
-        "learning_rate": 0.01,
+        "epochs": 20,
+        "learning_rate": 0.003,
         "weight_decay": 1e-3,
         "augment": {"flip": 0.5},
+    },
+    "finetune_small": _PRETRAINED
+    | {
+        "epochs": 8,
+        "freeze_epochs": 2,
+        "backbone_learning_rate": 0.2,
+        "learning_rate": 0.01,
+        "weight_decay": 1e-4,
+        "warmup_epochs": 0.5,
+        "label_smoothing": 0.1,
+        "train_size": 192,
+        "augment": {
+            "flip": 0.5,
+            "policy": [{"name": "resized_crop", "scale": [0.5, 1.0]}],
+        },
     },
     "scratch_small": {
         "architecture": "cnn",
@@ -44,7 +57,6 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
         "augment": {"flip": 0.5},
     },
 }
-assert set(RECIPES) <= set(get_args(RecipeName))
 
 
 # Keys that belong to the value of another key. They leave a named recipe with it.
