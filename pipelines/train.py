@@ -175,7 +175,7 @@ def _make_job(
     # On one machine the first probe's choice stands: a stopwatch must not decide whether the
     # same commit gives the same model.
     machine = get_ray_address() or provenance.cpu_model()
-    network = plan.network.model_dump(mode="json")
+    network = plan.network.model_dump(mode="json", exclude={"preparation"})
     cache = STATE / "precision.json"
     cache_key = precision_cache.key(network, plan.settings["train"], device, machine)
     precision: str = settings.precision
