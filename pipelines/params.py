@@ -12,16 +12,22 @@ from components.files import write_bytes
 from components.models.names import check_architecture
 from components.params import Recipe, load_params
 from components.params.named_recipes import RECIPES
+from components.registry.starting_weights import pin_all
 
 
-def run(out: Path) -> None:
-    """Check `params.yaml` and write all parameters to `out`.
+def run(out: Path, models: Path = Path("models")) -> None:
+    """Check `params.yaml` and write all parameters to `out`, starting weights with their digests.
 
     DVC refuses to depend on a key that a file does not have. The other stages depend on keys of
     `out` instead, so that any key with a default may be left out of `params.yaml`.
 
+    Args:
+        out: file with all parameters.
+        models: folder in which `train` puts a folder per model.
+
     Raises:
-        UserError: the parameters are wrong, or no library has an architecture that they name.
+        UserError: the parameters are wrong, no library has an architecture that they name, or there
+            are no starting weights where `init` says.
     """
     params = load_params()
     for model, recipe in params.train.models.items():
@@ -29,6 +35,8 @@ def run(out: Path) -> None:
         if recipe.recipe is not None:
             echo(f"params: {model}: {recipe.recipe} is {_describe(recipe)}")
     values = params.resolved()
+    for model, init in pin_all(params, models).items():
+        values["train"]["models"][model]["init"] = init
     write_bytes(out, yaml.safe_dump(values, sort_keys=False).encode())
 
 

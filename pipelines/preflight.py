@@ -1,4 +1,4 @@
-"""Check parameters, raw files, git, machine and stores; remove stale receipts. (for users)"""
+"""Check parameters, raw files, weights, machine and stores; remove stale files. (for users)"""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from components.data.sources.presence import check_present
 from components.dvc_cli import ignored_paths
 from components.errors import UserError
 from components.models.names import check_architecture
-from components.params import Source, load_params
+from components.params import Params, Source, load_params
 from components.ray_session.resources import WorkerRequest, check_local_capacity
 from components.ray_session.session import check_cluster
 from components.records.receipt import Receipt
 from components.registry import model_versions
+from components.registry.starting_weights import is_outdated, pin_all
 from components.tracking import store
 
+RESOLVED = Path("data/params.yaml")
 _MAX_LISTED = 20
 
 
-def run(models: Path) -> None:
-    """Find errors that a stage would report only later; remove receipts of other registries.
+def run(models: Path, resolved: Path = RESOLVED) -> None:
+    """Find errors that a stage would report only later; remove files that DVC wrongly trusts.
 
     DVC sees that a receipt exists. Only the registry knows whether it is still valid: the store may
     have been emptied, or `MLFLOW_TRACKING_URI` may name another one now. Without the receipt,
-    `dvc repro` registers the model again.
+    `dvc repro` registers the model again. DVC does not see either that the weights behind an `init`
+    are others now: without the resolved parameters, it runs the stage `params` again.
 
     Each check is the one that a stage makes itself.
 
@@ -50,6 +53,7 @@ def run(models: Path) -> None:
         ),
         check_cluster,
         connect,
+        partial(_remove_outdated_parameters, params, models, resolved),
     )
     _remove_stale_receipts(connect(), models)
 
@@ -79,6 +83,12 @@ def _remove_stale_receipts(client: store.MlflowClient, models: Path) -> None:
                 f"preflight: {path} names version {receipt.version}, unknown to "
                 f"{store.get_redacted_uri()}: to be registered again"
             )
+
+
+def _remove_outdated_parameters(params: Params, models: Path, resolved: Path) -> None:
+    if is_outdated(resolved, pin_all(params, models)):
+        resolved.unlink()
+        echo(f"preflight: the weights behind an init changed: {resolved} is to be made again")
 
 
 def _check_version_control() -> None:

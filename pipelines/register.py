@@ -47,6 +47,8 @@ def run(model: str, trained: Path, out: Path, params_file: Path = PARAMS_FILE) -
             "kiln.architecture": network.architecture,
             **runs.data_tags(result.data),
         }
+        if init := result.recipe.get("init"):
+            tags[runs.INIT_TAG] = init
         experiment_id = store.ensure_experiment(client, name)
         run_id = runs.find_run(client, experiment_id, result.fingerprint)
         if run_id is None:

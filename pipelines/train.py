@@ -25,6 +25,7 @@ from components.ray_session.resources import (
 )
 from components.ray_session.session import is_cluster, starting_session
 from components.records.training import Epoch, TrainResult
+from components.registry.starting_weights import open_registered
 from components.training.plan import TrainingPlan, make_plan
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ def run(model: str, train: Path, val: Path, out: Path, params_file: Path = PARAM
         KeyboardInterrupt: interrupted; the state is in a checkpoint.
     """
     params = load_params(params_file)
-    with exclusive_lock(_lock_path(out), str(out)):
-        plan = make_plan(params, model, train, val)
+    recipe = params.train.models.get(model)
+    init = recipe.init if recipe else None
+    with exclusive_lock(_lock_path(out), str(out)), open_registered(init) as registered:
+        plan = make_plan(params, model, train, val, registered)
         request = WorkerRequest(params.train.num_workers.min, params.train.cpus_per_worker)
         check_local_capacity(request, params.train.device, params.train.precision)
         job, trained = _train(plan, params, request)
@@ -113,7 +116,7 @@ def _train(
         from components.orchestration.trainer import Training, TrainingOptions
         from components.ray_session.network_interface import use_cluster_interface
 
-        architectures.check(plan.network)
+        architectures.check(plan.network, plan.recipe.train_sides)
         where = connect()
         job, remember_precision = _make_job(plan, params, request)
         options = TrainingOptions(
@@ -176,6 +179,8 @@ def _make_job(
     # same commit gives the same model.
     machine = get_ray_address() or provenance.cpu_model()
     network = plan.network.model_dump(mode="json", exclude={"preparation"})
+    if plan.recipe.train_sides:
+        network["train_sides"] = plan.recipe.train_sides
     cache = STATE / "precision.json"
     cache_key = precision_cache.key(network, plan.settings["train"], device, machine)
     precision: str = settings.precision

@@ -92,7 +92,7 @@ class Workload:
 
     def build_optimizer(
         self, model: nn.Module
-    ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR]:
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         """Build Kiln's SGD with Nesterov momentum, and its schedule: warm-up and half cosine."""
         optimizer = build_optimizer(model, self.recipe)
         return optimizer, build_schedule(optimizer, self.recipe, self.steps_per_epoch)

@@ -19,7 +19,7 @@ from components.models.classic import (
 )
 from components.models.classifier import Classifier
 from components.models.cnn import build_cnn
-from components.models.library import build_from_library, check_size
+from components.models.library import build_from_library, check_size, check_train_size
 from components.models.lstm import build_lstm
 from components.models.resnet import Builder, make_cifar_builder, make_torchvision_builder
 from components.records.training import Network
@@ -78,16 +78,24 @@ def restore(network: Network, state: dict[str, Tensor]) -> Classifier:
     return module
 
 
-def check(network: Network) -> None:
+def check(network: Network, train_sides: tuple[int, int] | None = None) -> None:
     """Check that a network can be built and takes images of its size.
 
     Kiln's own architectures take every size that their builder does not refuse.
 
+    Args:
+        network: Its description.
+        train_sides: Height and width of the images that it is trained on; None is its own size.
+
     Raises:
         UserError: It cannot. The message says what would work.
     """
+    own = network.architecture in BUILDERS
     with torch.device("meta"):
-        if network.architecture in BUILDERS:
-            build(network)
-        else:
-            check_size(build_from_library(network), network)
+        module = build(network).network
+    if not own:
+        check_size(module, network)
+    if train_sides:
+        # torch has no LSTM for the meta device. Kiln's own networks are small.
+        module = build(network).network if own else module
+        check_train_size(module, network, *train_sides, device="cpu" if own else "meta")

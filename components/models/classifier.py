@@ -28,6 +28,7 @@ class Classifier(nn.Module):
         self.network = network
         self.mirror = mirror
         self._backbone: list[nn.Module] = []
+        self._frozen: list[nn.Parameter] = []
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         # A constant channel has a standard deviation of 0 and is only centred.
         self.register_buffer("std", torch.tensor([s or 1.0 for s in std]).view(1, -1, 1, 1))
@@ -38,9 +39,22 @@ class Classifier(nn.Module):
         Batch norm and dropout of the rest stay in evaluation mode.
         """
         trained = self.network.get_submodule(head)
-        self.network.requires_grad_(False)
-        trained.requires_grad_(True)
+        in_head = set(trained.parameters())
+        # Networks may have parameters of their own that are never trained.
+        self._frozen = [
+            p for p in self.network.parameters() if p.requires_grad and p not in in_head
+        ]
+        for p in self._frozen:
+            p.requires_grad_(False)
         self._backbone = [m for m in self.network.modules() if m not in set(trained.modules())]
+        self.train(self.training)
+
+    def unfreeze_backbone(self) -> None:
+        """Train all that `freeze_backbone` stopped."""
+        for p in self._frozen:
+            p.requires_grad_(True)
+        self._frozen = []
+        self._backbone = []
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:

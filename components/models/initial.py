@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from components.errors import UserError, first_line
 from components.models import weights
 from components.models.architectures import BUILDERS, build
+from components.models.initial_files import InitFile
 from components.models.names import TIMM
 from components.records.splits import Channels
 from components.records.training import Network
 
-PRETRAINED = "pretrained"
 _SHOWN = 5
 # Keys under which training scripts store a state dict beside other things.
 _STATE_KEYS = ("state_dict", "model", "model_state_dict")
@@ -47,19 +47,20 @@ class InitialWeights:
     channels: Channels | None
 
 
-def load_initial(network: Network, init: str) -> InitialWeights:
+def load_initial(network: Network, file: InitFile | None = None) -> InitialWeights:
     """Load the weights with which a network starts, without those of a head for other classes.
 
     Args:
         network: The network.
-        init: `pretrained`, or the path of a file: weights of Kiln, another safetensors file, or a
-            state dict that `torch.save` wrote. No code of a file is run.
+        file: Weights of Kiln, another safetensors file, or a state dict that `torch.save` wrote. No
+            code of a file is run. None are the pretrained weights of torchvision or timm.
 
     Raises:
         UserError: There are no such weights, they cannot be fetched, or they do not fit.
     """
-    if init != PRETRAINED:
-        return _fit(network, _read_file(Path(init)), init)
+    if file is not None:
+        label = file.source.location
+        return _fit(network, _read_file(file.path, label), label)
     label = f"the pretrained weights of {network.architecture}"
     if network.architecture.startswith(TIMM):
         return _fit(network, _fetch_timm(network, label), label)
@@ -103,15 +104,13 @@ def _scale(mean: Any, std: Any) -> Channels:
     return Channels(mean=[255.0 * value for value in mean], std=[255.0 * value for value in std])
 
 
-def _read_file(path: Path) -> InitialWeights:
+def _read_file(path: Path, label: str) -> InitialWeights:
     """Read a state dict, and the normalisation if the file is one of Kiln's weights."""
-    if not path.is_file():
-        raise UserError(f"init: there is no file {path}; give pretrained, or the path of a file")
     try:
         with safe_open(path, framework="pt") as file:
             is_own = "network" in (file.metadata() or {})
     except SafetensorError:
-        return InitialWeights(_read_pickle(path), None)
+        return InitialWeights(_read_pickle(path, label), None)
     if not is_own:
         return InitialWeights(load_file(path), None)
     source, state = weights.read(path)
@@ -123,19 +122,19 @@ def _read_file(path: Path) -> InitialWeights:
     return InitialWeights(inner, source.channels)
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path, label: str) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(
-            f"init: {path} is neither a safetensors file nor a state dict that `torch.save` wrote "
+            f"init: {label} is neither a safetensors file nor a state dict that `torch.save` wrote "
             f"({first_line(error)}); save the state dict alone"
         ) from None
     for key in _STATE_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"init: {path} is no state dict: a mapping of names to tensors is needed")
+        raise UserError(f"init: {label} is no state dict: a mapping of names to tensors is needed")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 

@@ -137,11 +137,44 @@ def check_size(module: nn.Module, network: Network) -> None:
     )
 
 
+def check_train_size(
+    module: nn.Module, network: Network, height: int, width: int, device: str
+) -> None:
+    """Check as `check_size` does that a network takes images of the recipe's `train_size`.
+
+    Args:
+        module: The network, built on `device`.
+        network: Its description.
+        height: Height of the images that it is trained on.
+        width: Width of these images.
+        device: `meta`, or `cpu` for a network with layers that cannot run there.
+
+    Raises:
+        UserError: It does not. The message names square sizes that it takes.
+    """
+    channels = network.shape[2]
+    classes = len(network.classes)
+    error = _try_size(module, height, width, channels, classes, device)
+    if error is None:
+        return
+    largest = min(network.shape[:2])
+    sizes = [
+        size
+        for size in _SIZES
+        if size <= largest and _try_size(module, size, size, channels, classes, device) is None
+    ]
+    takes = f"set train_size to {' or '.join(map(str, sizes))}, or " if sizes else ""
+    raise UserError(
+        f"{network.architecture} for images of {network.shape[0]} x {network.shape[1]} cannot be "
+        f"trained on images of {height} x {width} ({error}); {takes}leave train_size out"
+    )
+
+
 def _try_size(
-    module: nn.Module, height: int, width: int, channels: int, classes: int
+    module: nn.Module, height: int, width: int, channels: int, classes: int, device: str = "meta"
 ) -> str | None:
     """Return the reason for which a network cannot take images, None if it can."""
-    images = torch.empty((2, channels, height, width), device="meta")
+    images = torch.zeros((2, channels, height, width), device=device)
     for training in (True, False):
         module.train(training)
         try:

@@ -24,6 +24,16 @@ from components.params.augment import (
 from components.params.base import Architecture, Section
 from components.params.evaluate import Evaluate, Gates, Promote, Register
 from components.params.file import PARAMS_FILE, Params, add_params_option, load_params
+from components.params.optimization import (
+    AdamOptimizer,
+    AdamWOptimizer,
+    ConstantSchedule,
+    CosineSchedule,
+    OneCycleSchedule,
+    RmsPropOptimizer,
+    SgdOptimizer,
+    StepSchedule,
+)
 from components.params.preprocess import (
     CsvSource,
     IdxSource,
@@ -39,12 +49,16 @@ from components.params.train import Checkpoint, Reduction, Train, WorkerRange
 
 __all__ = [
     "PARAMS_FILE",
+    "AdamOptimizer",
+    "AdamWOptimizer",
     "Affine",
     "Architecture",
     "Augment",
     "AutoAugment",
     "Checkpoint",
     "ColourJitter",
+    "ConstantSchedule",
+    "CosineSchedule",
     "Crop",
     "CsvSource",
     "EarlyStopping",
@@ -57,6 +71,7 @@ __all__ = [
     "Limits",
     "Loss",
     "Muon",
+    "OneCycleSchedule",
     "OnlineAugment",
     "Operation",
     "Params",
@@ -68,10 +83,13 @@ __all__ = [
     "Reduction",
     "Register",
     "ResizedCrop",
+    "RmsPropOptimizer",
     "Rotation",
     "Section",
+    "SgdOptimizer",
     "Shift",
     "Source",
+    "StepSchedule",
     "TorchvisionSource",
     "Train",
     "TrivialAugment",

@@ -193,3 +193,7 @@ class OnlineAugment(Section):
     cutmix: Annotated[Number, Field(ge=0)] = 0.0
     """Parameter alpha of CutMix (arXiv:1905.04899): a box of one image is pasted into another; 0
     disables it. Where `mixup` is enabled too, one of the two is drawn at random."""
+    policy: list[Operation] = []
+    """Operations of `augment.policy`, applied to each image in this order, after `flip`,
+    `crop_padding` and `erase` and before `mixup` and `cutmix`. The parameters for an image are
+    drawn from `seed`, the epoch and the image alone."""

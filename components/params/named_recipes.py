@@ -47,14 +47,31 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
 assert set(RECIPES) <= set(get_args(RecipeName))
 
 
+# Keys that belong to the value of another key. They leave a named recipe with it.
+_DEPENDENT_KEYS = {
+    "architecture": ("options", "stem", "width", "muon"),
+    "optimizer": ("momentum", "muon"),
+    "schedule": ("warmup_epochs",),
+}
+
+
 def expand(values: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a recipe with those of the named recipe that `recipe` selects.
 
     Keys that are given win. Within a section such as `augment` they win one by one, unless its
-    `name` selects another kind.
+    `name` selects another kind. Another architecture, optimiser or schedule is not given keys that
+    it may not have.
     """
     named = RECIPES.get(values.get("recipe"))  # type: ignore[arg-type]  # any value of the file
-    return values if named is None else _merge(named, values)
+    if named is None:
+        return values
+    dropped = {
+        dependent
+        for key, dependents in _DEPENDENT_KEYS.items()
+        if key in values and values[key] != named.get(key)
+        for dependent in dependents
+    }
+    return _merge({key: value for key, value in named.items() if key not in dropped}, values)
 
 
 def _merge(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from components.params.augment import OnlineAugment
 from components.params.base import (
@@ -20,7 +26,16 @@ from components.params.base import (
     Section,
     Stem,
 )
+from components.params.init import InitSource
 from components.params.named_recipes import RecipeName, expand
+from components.params.optimization import (
+    CosineSchedule,
+    Optimizer,
+    Schedule,
+    SgdOptimizer,
+    StepSchedule,
+)
+from components.params.preprocess import ImageSize
 
 
 class Loss(Section):
@@ -73,17 +88,24 @@ class Recipe(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments for the builder of a network of torchvision, of timm or of your own, such as
     `{dropout: 0.2}` or `{img_size: 64}`."""
-    init: Annotated[str, StringConstraints(min_length=1)] | None = None
+    init: Annotated[str, AfterValidator(lambda text: str(InitSource.parse(text)))] | None = None
     """Weights to start with. `pretrained` are those of torchvision or timm, from their caches or
-    the network; a path is a file of weights: `weights.safetensors` of a model, another safetensors
-    file, or a state dict. The head is replaced where the classes differ, images are normalised as
-    these weights need it, and every other difference is an error. null starts with random
-    weights."""
+    the network. A path or an `https://` URL is a file of weights: `weights.safetensors` of a model,
+    another safetensors file, or a state dict; `#sha256=` and the file's digest after it accept no
+    other content. `models:/NAME@ALIAS` and `models:/NAME/VERSION` are a registered model. The head
+    is replaced where the classes differ, images are normalised as these weights need it, and every
+    other difference is an error. null starts with random weights."""
     freeze_backbone: Boolean = False
     """Train the head alone, the last linear layer or convolution. Everything before it stays as
     `init` has it, batch-norm statistics too, and needs no gradients."""
+    freeze_epochs: Annotated[Integer, Field(ge=0)] = 0
+    """Epochs that train the head alone, as `freeze_backbone` does, before the others train all."""
     backbone_learning_rate: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Learning rate of everything before the head, as a factor of `learning_rate`."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Factor by which the learning rate falls from each layer to the one before it, from the head
+    on (arXiv:2106.08254). A layer is a block of the network, such as a residual block. 0.75 is
+    usual for vision transformers; 1 treats all layers alike."""
     width: Annotated[Integer, Field(ge=4, le=1024)] | None = None
     """Channels of the first stage (`cnn`, `resnet14` to `resnet56`), of the hidden state
     (`lstm`) or of a patch (`attention`); null is the architecture's default."""
@@ -100,20 +122,33 @@ class Recipe(Section):
     epochs: Annotated[Integer, Field(ge=1, le=10_000)]
     """Passes over the augmented training split."""
     learning_rate: Annotated[Number, Field(gt=0)]
-    """Peak learning rate of SGD, for `global_batch_size`."""
+    """Peak learning rate, for `global_batch_size`. Adam and AdamW need about a hundredth of the
+    rate of SGD."""
+    optimizer: Optimizer = SgdOptimizer()
+    """Rule by which gradients change the weights: `sgd`, `adam`, `adamw` or `rmsprop`, or a mapping
+    with options, such as `{name: adamw, betas: [0.9, 0.95]}`."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
-    """Nesterov momentum; 0 is plain SGD."""
+    """Momentum of `sgd` (Nesterov's, unless `optimizer.nesterov` is false) and of `rmsprop`; 0 is
+    none. `adam` and `adamw` have `betas` and refuse this key."""
     weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
-    """L2 penalty, applied only to weights of two or more dimensions."""
+    """Weight decay, applied only to weights of two or more dimensions. It is an L2 penalty, and
+    decoupled from the gradient for `adamw`, where 0.01 to 0.1 is usual."""
+    l1_penalty: Annotated[Number, Field(ge=0)] = 0.0
+    """L1 penalty of the weights that decay: factor of the sum of their magnitudes, whose gradient
+    is added after `clip_gradient_norm`. The reported losses do not include it."""
     muon: Muon | None = None
     """Train the convolutions with Muon (https://kellerjordan.github.io/posts/muon), which takes
-    orthogonal steps and applies no weight decay to them. `learning_rate`, `momentum` and
-    `weight_decay` then apply to all other weights only. Muon needs about half the epochs for the
-    same accuracy. It trains `cnn`, the residual networks and `attention`, where batch norm follows
-    every convolution. null trains all weights with SGD."""
+    orthogonal steps and applies no weight decay to them. `learning_rate`, `momentum`,
+    `weight_decay` and `l1_penalty` then apply to all other weights only. Muon needs about half the
+    epochs for the same accuracy. It trains `cnn`, the residual networks and `attention`, where
+    batch norm follows every convolution, and goes with the optimizer `sgd`. null trains all weights
+    with `optimizer`."""
+    schedule: Schedule = CosineSchedule()
+    """Learning rate over time: `cosine`, `one_cycle`, `step` or `constant`, or a mapping with
+    options, such as `{name: step, milestones: [30, 60], gamma: 0.1}`."""
     warmup_epochs: Annotated[Number, Field(ge=0)] = 1.0
-    """Epochs of linear warm-up to the peak learning rate. A cosine then takes it to zero
-    (arXiv:1608.03983)."""
+    """Epochs of linear warm-up to the peak learning rate. `one_cycle` has `pct_start` and refuses
+    this key."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Probability mass that is spread over all classes (arXiv:1512.00567)."""
     global_batch_size: Annotated[Integer, Field(ge=1)] | None = None
@@ -137,6 +172,12 @@ class Recipe(Section):
     epoch, and the images of a class in turn."""
     augment: OnlineAugment = OnlineAugment()
     """On-line augmentation."""
+    train_size: ImageSize | None = None
+    """Size in pixels of the images that the network is trained on: one number for squares, or
+    `[height, width]`, up to the size of the prepared images. The first `resized_crop` of
+    `augment.policy` returns images of this size; without one they are resized before the policy.
+    Validation, evaluation and serving keep the size of the prepared images. null trains at that
+    size."""
 
     @model_validator(mode="before")
     @classmethod
@@ -168,6 +209,7 @@ class Recipe(Section):
             raise ValueError("freeze_backbone needs init: random weights would stay random")
         if self.freeze_backbone and self.muon:
             raise ValueError("freeze_backbone leaves muon no convolution to train; choose one")
+        self._check_fine_tuning()
         stems = STEMS.get(self.architecture, ())
         if self.stem != "auto" and self.stem not in stems:
             has = ", ".join(stems) or "no choice of stems"
@@ -176,6 +218,74 @@ class Recipe(Section):
                 f"leave it out{self._suggest()}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_optimization(self) -> Recipe:
+        for key, reason in self._unused_keys().items():
+            if key in self.model_fields_set:
+                raise ValueError(f"{key} is {getattr(self, key):g}, and {reason}")
+        if self.muon and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"muon goes with the optimizer sgd only, not with {self.optimizer.name}; leave one "
+                "of the two out"
+            )
+        problem = None
+        if isinstance(self.schedule, StepSchedule):
+            problem = self.schedule.find_problem(self.epochs)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _unused_keys(self) -> dict[str, str]:
+        """Return the keys that the optimiser or the schedule does not use, with the reason."""
+        unused = {}
+        if self.optimizer.name in ("adam", "adamw"):
+            unused["momentum"] = (
+                f"{self.optimizer.name} does not use it; leave it out, or choose the betas of the "
+                "optimizer"
+            )
+        if self.schedule.name == "one_cycle":
+            unused["warmup_epochs"] = (
+                "one_cycle does not use it; leave it out, or choose the pct_start of the schedule"
+            )
+        return unused
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unused_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the recipe as values that are valid again: unused keys are refused if set."""
+        unused = self._unused_keys()
+        return {key: value for key, value in handler(self).items() if key not in unused}
+
+    @property
+    def train_sides(self) -> tuple[int, int] | None:
+        """Height and width of `train_size`."""
+        match self.train_size:
+            case int(side):
+                return side, side
+            case sides:
+                return sides
+
+    def _check_fine_tuning(self) -> None:
+        if self.layer_decay != 1 and self.muon:
+            raise ValueError(
+                "layer_decay does not reach the convolutions, which muon trains; choose one"
+            )
+        if not self.freeze_epochs:
+            return
+        if self.init is None:
+            raise ValueError("freeze_epochs needs init: the head would fit random features")
+        if self.freeze_backbone:
+            raise ValueError("freeze_backbone freezes for ever, freeze_epochs at first; choose one")
+        if self.freeze_epochs >= self.epochs:
+            raise ValueError(
+                f"freeze_epochs is {self.freeze_epochs}, all of the epochs ({self.epochs}); lower "
+                "it, or use freeze_backbone: true to train the head alone"
+            )
+        if self.early_stopping and self.early_stopping.patience < self.freeze_epochs:
+            raise ValueError(
+                f"early_stopping.patience is {self.early_stopping.patience}: training could end "
+                f"within the freeze_epochs ({self.freeze_epochs}); raise it, or lower freeze_epochs"
+            )
 
     def _suggest(self) -> str:
         """Return a hint for an architecture that is none of Kiln's own but nearly has its name."""

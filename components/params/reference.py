@@ -36,8 +36,11 @@ def _field_rows(key: str, field: FieldInfo) -> list[str]:
     meaning = (field.description or "").replace("\n", " ")
     default = _format_default(field)
     if members := _union_members(field.annotation):
-        is_list = get_origin(field.annotation) is list
-        value = "a list of what follows" if is_list else "one of what follows"
+        value = "one of what follows"
+        if get_origin(field.annotation) is list:
+            value = "a list of what follows"
+        elif any(isinstance(item, BeforeValidator) for item in field.metadata):
+            value = "a name, or one of what follows"
         return [_row(f"`{key}`", value, default, meaning), *_member_rows(key, members)]
     section = _inner_section(field.annotation)
     if section is None:
@@ -132,6 +135,8 @@ def _format_default(field: FieldInfo) -> str:
             return str(value).lower()
         case list(value) | tuple(value):
             return f"[{', '.join(str(item) for item in value)}]"
+        case Section() as section if "name" in type(section).model_fields:
+            return str(dict(section)["name"])
         case Section() as section:
             return f"{{{', '.join(f'{name}: {value}' for name, value in section)}}}"
         case value:

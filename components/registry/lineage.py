@@ -18,6 +18,7 @@ from components.errors import UserError
 from components.files import sha256_file
 from components.git_cli import GitError, git
 from components.params import Params, load_params
+from components.params.init import PRETRAINED, InitSource
 from components.paths import ROOT
 from components.records.splits import Manifest
 from components.registry import HISTORY_SUFFIX, model_versions, verdicts
@@ -30,6 +31,7 @@ _REQUIRED_TAGS = {
     runs.MODEL_TAG: re.compile("[a-z0-9][a-z0-9_-]{0,62}"),  # a name in train.models
 }
 
+_INIT_DIGEST = "data.init.sha256"
 MATCHES = "matches"
 DIFFERS = "DIFFERS"
 UNKNOWN = "cannot be checked"
@@ -77,8 +79,9 @@ class Lineage:
         return [
             ["version", f"{version.name} version {version.version}, {model_id}"],
             ["weights", f"sha256 {facts[model_versions.SHA256_TAG]}"],
+            ["starting weights", self._describe_start()],
             ["commit", self._describe_commit()],
-            *([key, facts[key]] for key in self._keys("data.")),
+            *([key, facts[key]] for key in self._keys("data.") if key != _INIT_DIGEST),
             ["fingerprint", facts.get(runs.FINGERPRINT_TAG, "unknown")],
             ["MLflow run", self._describe_run()],
             ["libraries", ", ".join(libraries) or "unknown"],
@@ -86,6 +89,17 @@ class Lineage:
             ["parameters", ", ".join(params) or "unknown"],
             ["verdict", _describe_verdict(version)],
         ]
+
+    def _describe_start(self) -> str:
+        """Return where the starting weights came from, and their digest."""
+        sha256 = self.facts.get(_INIT_DIGEST)
+        if sha256 is None:
+            return "random"
+        origin = self.facts.get(runs.INIT_TAG) or self.params.get("recipe.init", "unknown origin")
+        location, _, version = origin.partition("#version=")
+        if location == PRETRAINED:
+            location = f"pretrained, of {self.params.get('recipe.architecture', self.model)}"
+        return f"{location}{version and f', version {version}'}, sha256 {sha256}"
 
     @property
     def dirty(self) -> bool:
@@ -279,11 +293,20 @@ def _check_recipe(lineage: Lineage, params: Params) -> CheckResult:
     differences = [
         f"{key} is {current.get(key)}, was {value}"
         for key, value in sorted(recorded.items())
-        if current.get(key) != value
+        if _strip_pin(key, current.get(key)) != _strip_pin(key, value)
     ]
     if differences:
         return CheckResult("recipe", DIFFERS, ", ".join(differences))
     return CheckResult("recipe", MATCHES, f"{len(recorded)} parameters")
+
+
+def _strip_pin(key: str, value: str | None) -> str | None:
+    """Return a parameter without a pin: runs record the version behind an alias, but no digest."""
+    if key != "recipe.init" or value is None:
+        return value
+    with suppress(ValueError):
+        return InitSource.parse(value).location
+    return value
 
 
 def _digest_file(path: Path) -> str | None:

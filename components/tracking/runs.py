@@ -14,6 +14,8 @@ from components.tracking import store
 
 FINGERPRINT_TAG = "kiln.fingerprint"
 MODEL_TAG = "kiln.model"
+INIT_TAG = "kiln.init"
+"""Tag of a version: the starting weights, as `init` of params.yaml names them."""
 
 
 def find_run(client: MlflowClient, experiment_id: str, fingerprint: str) -> str | None:

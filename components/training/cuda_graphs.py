@@ -75,6 +75,11 @@ class GraphedFunction:
         captured.graph.replay()
         return captured.output
 
+    def reset(self) -> None:
+        """Forget the captures, because the function does something else from now on."""
+        self.calls.clear()
+        self.captured.clear()
+
     def _run_watched(self, inputs: tuple[Tensor, ...], constants: tuple[int, ...]) -> Tensor:
         """Run the function, and never capture it if it waits for the device.
 

@@ -89,7 +89,8 @@ def can_compute_once(config: LoopConfig, model: Classifier) -> bool:
     floating-point operations.
     """
     recipe = config.recipe
-    if not recipe.freeze_backbone or recipe.augment != OnlineAugment(flip=recipe.augment.flip):
+    only_flips = recipe.augment == OnlineAugment(flip=recipe.augment.flip)
+    if not recipe.freeze_backbone or not only_flips or recipe.train_size is not None:
         return False
     head = model.network.get_submodule(find_head(model.network))
     if not isinstance(head, nn.Linear):

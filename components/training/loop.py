@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from components.data.loading.policy.policy import resize_images
 from components.errors import UserError
 from components.models.architectures import build
 from components.models.classifier import Classifier
@@ -181,7 +182,10 @@ def _probe_precision(config: LoopConfig, model: Classifier) -> PrecisionProbed:
     rank, _ = get_rank_and_world_size()
     size = config.global_batch // config.micro_batches
     rows = (torch.arange(size) + rank * size) % len(config.train)
-    return probe(model, config.train.fetch(rows), config.train.labels[rows].to(config.device))
+    images = config.train.fetch(rows)
+    if config.recipe.train_sides:
+        images = resize_images(images, config.recipe.train_sides)
+    return probe(model, images, config.train.labels[rows].to(config.device))
 
 
 def _train_epochs(config: LoopConfig, state: TrainState, rank0: _Rank0Output) -> bool:

@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from components.errors import UserError
-from components.models.initial import find_head
-from components.params import Recipe
+from components.params import (
+    AdamOptimizer,
+    AdamWOptimizer,
+    Recipe,
+    RmsPropOptimizer,
+    SgdOptimizer,
+)
+from components.training.parameter_groups import divide_parameters
 from components.training.reducer import BATCH_NORM_TYPES
 
 
@@ -76,11 +82,69 @@ def orthogonalize(filters: Tensor) -> Tensor:
     return product.reshape(len(rows), *filters.shape[2:], -1).movedim(-1, 1)
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> SGD:
-    """Return SGD with Nesterov momentum; with `recipe.muon`, convolutions follow Muon.
+def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> Optimizer:
+    """Return the optimiser of `recipe`; with `recipe.muon`, convolutions follow Muon.
 
-    Parameters of fewer than two dimensions (biases, batch norm) get no weight decay
-    (arXiv:1812.01187). `fused` updates all weights of a group with one kernel, on a GPU.
+    Parameters of fewer than two dimensions (biases, norms) get neither weight decay
+    (arXiv:1812.01187) nor L1 penalty. `fused` is for updates on a GPU that read the learning rate
+    from the device: one kernel for all weights of a group, where torch has it, and no number on the
+    CPU that changes with the steps.
+
+    Raises:
+        UserError: `recipe.muon` is set and the network has fewer batch norms than convolutions.
+    """
+    groups = _group_parameters(model, recipe)
+    # A learning rate for every group is needed, and each has its own.
+    options: dict[str, Any] = {"lr": recipe.learning_rate}
+    # False would also switch off kernels over several tensors.
+    on_device: dict[str, Any] = {"fused": fused or None, "capturable": fused}
+    match recipe.optimizer:
+        case SgdOptimizer(nesterov=nesterov):
+            options |= {
+                "momentum": recipe.momentum,
+                "nesterov": nesterov and recipe.momentum > 0,
+                "fused": fused or None,
+            }
+            return SGD(groups, **options) if recipe.muon is None else MuonSGD(groups, **options)
+        case AdamOptimizer(betas=betas, epsilon=epsilon):
+            return Adam(groups, betas=betas, eps=epsilon, **options, **on_device)
+        case AdamWOptimizer(betas=betas, epsilon=epsilon):
+            return AdamW(groups, betas=betas, eps=epsilon, **options, **on_device)
+        case RmsPropOptimizer() as rmsprop:
+            return RMSprop(
+                groups,
+                alpha=rmsprop.alpha,
+                eps=rmsprop.epsilon,
+                centered=rmsprop.centered,
+                momentum=recipe.momentum,
+                capturable=fused,
+                **options,
+            )
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict of `optimizer`, which keeps its own options of the device.
+
+    A checkpoint from a GPU may continue on a CPU, where torch refuses `capturable`.
+    """
+    groups = [
+        saved | {key: group[key] for key in ("fused", "capturable") if key in group}
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+
+
+def add_l1_gradient(optimizer: Optimizer) -> None:
+    """Add the gradient of the L1 penalty to the weights of groups that have a key `l1_penalty`."""
+    for group in optimizer.param_groups:
+        if "l1_penalty" in group:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad.add_(weight.detach().sign(), alpha=group["l1_penalty"])
+
+
+def _group_parameters(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return parameter groups: those that decay and the others, of each learning rate; then Muon's.
 
     Raises:
         UserError: `recipe.muon` is set and the network has fewer batch norms than convolutions.
@@ -89,48 +153,30 @@ def build_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) ->
     def follows_muon(p: Tensor) -> bool:
         return recipe.muon is not None and p.ndim == 4
 
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    penalties = {"weight_decay": recipe.weight_decay}
+    if recipe.l1_penalty:
+        penalties["l1_penalty"] = recipe.l1_penalty
     groups: list[dict[str, Any]] = []
-    for part, learning_rate in _divide(model, parameters, recipe):
+    for part, learning_rate in divide_parameters(model, recipe):
         decayed = [p for p in part if p.ndim >= 2 and not follows_muon(p)]
         others = [p for p in part if p.ndim < 2]
         groups += [
-            {"params": decayed, "lr": learning_rate, "weight_decay": recipe.weight_decay},
+            {"params": decayed, "lr": learning_rate, **penalties},
             {"params": others, "lr": learning_rate, "weight_decay": 0.0},
         ]
-    options: dict[str, Any] = {
-        "lr": recipe.learning_rate,
-        "momentum": recipe.momentum,
-        "nesterov": recipe.momentum > 0,
-        "fused": fused or None,  # False would also switch off kernels over several tensors
-    }
-    if recipe.muon is None:
-        return SGD(groups, **options)
-    convolutions = [p for p in parameters if follows_muon(p)]
-    _check_batch_norms(model, recipe.architecture, len(convolutions))
-    muon_group = {
-        "params": convolutions,
-        "lr": recipe.muon.learning_rate,
-        "orthogonal": recipe.muon.momentum,
-        "momentum": 0.0,
-        "nesterov": False,
-        "weight_decay": 0.0,
-    }
-    return MuonSGD([*groups, muon_group], **options)
-
-
-def _divide(
-    model: nn.Module, parameters: list[nn.Parameter], recipe: Recipe
-) -> list[tuple[list[nn.Parameter], float]]:
-    """Return parameters with their learning rate: the head, then the backbone if it has another."""
-    if recipe.backbone_learning_rate == 1:
-        return [(parameters, recipe.learning_rate)]
-    in_head = set(model.get_submodule(find_head(model)).parameters())
-    backbone_rate = recipe.learning_rate * recipe.backbone_learning_rate
-    return [
-        ([p for p in parameters if p in in_head], recipe.learning_rate),
-        ([p for p in parameters if p not in in_head], backbone_rate),
-    ]
+    if recipe.muon is not None:
+        convolutions = [p for p in model.parameters() if follows_muon(p)]
+        _check_batch_norms(model, recipe.architecture, len(convolutions))
+        muon_group = {
+            "params": convolutions,
+            "lr": recipe.muon.learning_rate,
+            "orthogonal": recipe.muon.momentum,
+            "momentum": 0.0,
+            "nesterov": False,
+            "weight_decay": 0.0,
+        }
+        groups.append(muon_group)
+    return groups
 
 
 def _check_batch_norms(model: nn.Module, architecture: str, num_convolutions: int) -> None:

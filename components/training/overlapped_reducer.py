@@ -45,8 +45,15 @@ class OverlappedReducer(Reducer):
         self.is_last = False
         self.missing: list[int] = []
         self.pending: list[PendingSum] = []
-        for index, parameter in enumerate(self.parameters):
+        self.hooks = [
             parameter.register_post_accumulate_grad_hook(self._make_hook(index))
+            for index, parameter in enumerate(self.parameters)
+        ]
+
+    def detach(self) -> None:
+        """See `Reducer.detach`."""
+        for hook in self.hooks:
+            hook.remove()
 
     def _make_hook(self, index: int) -> Callable[[Tensor], None]:
         return lambda _: self._take_gradient(index)

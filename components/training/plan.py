@@ -11,8 +11,10 @@ from components import provenance
 from components.data.format.shards import read_manifest
 from components.errors import UserError
 from components.files import sha256_file
+from components.models.initial_files import InitFile, open_init_file
 from components.models.stems import choose_stem
 from components.params import Params, Recipe
+from components.params.init import InitSource
 from components.paths import ROOT
 from components.records.splits import Manifest
 from components.records.training import Network
@@ -40,8 +42,8 @@ class TrainingPlan:
         train_data: folder of the training split.
         val_data: folder of the validation split.
         settings: recipe, training settings and seed, as JSON values.
-        digests: SHA-256 of the splits (`training`, `validation`), of their origins and of the
-            starting weights (`init`).
+        digests: SHA-256 of the splits (`training`, `validation`), of their origins and of the file
+            of starting weights (`init`; of the tensors of pretrained ones).
         initial: starting weights as a safetensors file, None for random ones.
     """
 
@@ -66,13 +68,21 @@ def describe_network(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
     """Return the network of a recipe for two splits.
 
     Raises:
-        UserError: the splits do not fit each other.
+        UserError: the splits do not fit each other, or their images are smaller than `train_size`.
     """
     if (train.shape, train.classes) != (val.shape, val.classes) or train.channels is None:
         raise UserError(
             f"training data {train.shape} with {len(train.classes)} classes and validation data "
             f"{val.shape} with {len(val.classes)} do not belong together; "
             "`dvc repro preprocess augment` makes both anew"
+        )
+    if recipe.train_sides and any(
+        side > most for side, most in zip(recipe.train_sides, train.shape, strict=False)
+    ):
+        height, width, _ = train.shape
+        raise UserError(
+            "train_size is {} x {}, larger than the prepared images".format(*recipe.train_sides)
+            + f" ({height} x {width}); lower it, leave it out, or raise preprocess.image_size"
         )
     return Network(
         architecture=recipe.architecture,
@@ -87,11 +97,16 @@ def describe_network(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
     )
 
 
-def make_plan(params: Params, model: str, train: Path, val: Path) -> TrainingPlan:
+def make_plan(
+    params: Params, model: str, train: Path, val: Path, registered: InitFile | None = None
+) -> TrainingPlan:
     """Return the plan for the entry `model` of `train.models` and the splits at two paths.
 
+    `registered` has the weights of the registered model that the entry starts with, if it does.
+
     Raises:
-        UserError: there is no such entry, or the splits are missing or do not fit each other.
+        UserError: there is no such entry, the splits are missing or do not fit each other, or the
+            starting weights are missing or do not fit the network.
     """
     models = params.train.models
     if model not in models:
@@ -109,8 +124,15 @@ def make_plan(params: Params, model: str, train: Path, val: Path) -> TrainingPla
     network = describe_network(recipe, train_manifest, val_manifest)
     initial = None
     if recipe.init is not None:
-        network, initial = _load_initial(network, recipe.init)
-        digests["init"] = hashlib.sha256(initial).hexdigest()
+        source = InitSource.parse(recipe.init)
+        file = registered
+        if source.kind in ("file", "url"):
+            file = open_init_file(source)
+        network, initial = _load_initial(network, file)
+        source = file.source if file else source
+        digests["init"] = source.sha256 or hashlib.sha256(initial).hexdigest()
+        # The same in params.yaml and in data/params.yaml, which has the digest too.
+        settings["recipe"]["init"] = str(source.without_digest())
     return TrainingPlan(
         model=model,
         recipe=recipe,
@@ -124,13 +146,16 @@ def make_plan(params: Params, model: str, train: Path, val: Path) -> TrainingPla
     )
 
 
-def _load_initial(network: Network, init: str) -> tuple[Network, bytes]:
-    """Return a network with the normalisation of its starting weights, and these."""
+def _load_initial(network: Network, file: InitFile | None) -> tuple[Network, bytes]:
+    """Return a network with the normalisation of its starting weights, and these.
+
+    None are the pretrained weights.
+    """
     from safetensors.torch import save  # imports torch
 
     from components.models.initial import load_initial
 
-    initial = load_initial(network, init)
+    initial = load_initial(network, file)
     if initial.channels is not None:
         network = network.model_copy(update={"channels": initial.channels})
     return network, save({name: t.contiguous() for name, t in sorted(initial.state.items())})

@@ -87,6 +87,9 @@ class Reducer:
         self._move_statistics_into_bucket()
         self.statistics = self.local_bucket[self.batch_norm_slice].clone()
 
+    def detach(self) -> None:
+        """Leave the model to another reducer."""
+
     def _gradient_views(self, bucket: Tensor) -> list[Tensor]:
         """Return one view into `bucket` per parameter, of its shape and strides."""
         views = []

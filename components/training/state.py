@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from components.models.classifier import Classifier
+from components.models.initial import find_head
 from components.params import Recipe, Reduction
 from components.training.cuda_graphs import GraphedFunction
 from components.training.epoch_history import EpochHistory
-from components.training.optimizers import build_optimizer
+from components.training.optimizers import (
+    add_l1_gradient,
+    build_optimizer,
+    load_optimizer_state,
+)
 from components.training.overlapped_reducer import build_reducer
 from components.training.schedules import build_schedule
 from components.training.weight_average import WeightAverage
@@ -26,6 +33,8 @@ class TrainState:
 
     Attributes:
         step: optimiser steps done in all.
+        frozen_steps: steps from the first on that train the head alone.
+        is_frozen: `unfreeze` is to be called after these steps.
         epoch_totals: `float64 (5,)`, the sums of `Reducer.totals` over the epoch's steps so far.
         learning_rate: rate of the last step.
     """
@@ -45,7 +54,13 @@ class TrainState:
         self.steps_per_epoch = steps_per_epoch
         self.clip_gradient_norm = recipe.clip_gradient_norm
         self.ema = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
-        self.reducer = build_reducer(model, reduction, cuda_graphs=cuda_graphs)
+        self.frozen_steps = recipe.freeze_epochs * steps_per_epoch
+        self.is_frozen = self.frozen_steps > 0
+        if self.is_frozen:
+            assert isinstance(model, Classifier)  # a head alone is never frozen
+            model.freeze_backbone(find_head(model.network))
+        self._build_reducer = partial(build_reducer, model, reduction, cuda_graphs=cuda_graphs)
+        self.reducer = self._build_reducer()
         device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         # The scaler would let a fused optimiser decide whether to skip a step, Muon's part too.
@@ -135,14 +150,30 @@ class TrainState:
         self.step = state["step"]
         self.epoch_totals.copy_(state["epoch_totals"])
         self.learning_rate = state["learning_rate"]
+        # A checkpoint after exactly these steps was saved before the rest was unfrozen.
+        if self.is_frozen and self.step > self.frozen_steps:
+            self.unfreeze()
         self.model.load_state_dict(state["model"])
         self.reducer.adopt_statistics()
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.history.load_state_dict(state["history"])
+
+    def unfreeze(self) -> None:
+        """Train all weights from now on, after the steps that train the head alone.
+
+        Optimiser and schedule have all weights from the start. Those that are frozen have no
+        gradients, so that the optimiser leaves them as they are.
+        """
+        assert isinstance(self.model, Classifier)
+        self.is_frozen = False
+        self.model.unfreeze_backbone()
+        self.reducer.detach()
+        self.reducer = self._build_reducer()
+        self._update_weights.reset()
 
     def optimizer_step(self) -> None:
         """Update the weights, the schedule and the weight average from the reduced gradients."""
@@ -163,6 +194,7 @@ class TrainState:
             norm = self.reducer.gradient_norm.double() / self.scaler.get_scale()
             factor = (self.clip_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
             self.reducer.scale_gradient(factor)
+        add_l1_gradient(self.optimizer)
         groups = self.optimizer.param_groups
         learning_rates = [group["lr"] for group in groups]
         for group, rate in zip(groups, self._learning_rates, strict=False):

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from components.data.loading.image_stores import Prefetcher
 from components.data.loading.online_augment import Augmenter, Mixer
-from components.data.loading.sampling import sample_batches
+from components.data.loading.policy.policy import make_policy
+from components.data.loading.sampling import mix_seed, sample_batches
 from components.errors import UserError
 from components.training.collectives import gather_objects, get_rank_and_world_size
 from components.training.config import LoopConfig
@@ -60,6 +61,7 @@ class Stepper:
         self.mixer: Mixer | None = None
         if recipe.augment.mixup or recipe.augment.cutmix:
             self.mixer = Mixer(recipe.augment, num_classes)
+        self.policy = make_policy(recipe, (height, width), config.seed)
         self.preemption_seen = False
         self.unchecked: deque[_Step] = deque()
         self._run_micro_batch = GraphedFunction(
@@ -79,6 +81,9 @@ class Stepper:
         """
         config = self.config
         state = self.state
+        if state.is_frozen and state.epoch > config.recipe.freeze_epochs:
+            state.unfreeze()
+            self._run_micro_batch.reset()
         state.model.train()
         self.augmenter.begin_epoch(config.seed, state.epoch)
         balanced = config.recipe.sampling == "balanced"
@@ -165,14 +170,18 @@ class Stepper:
         """Fill the reducer's bucket from micro-batch `i`; return its losses `(B,)`."""
         config = self.config
         inputs = [rows]
-        if not self.prefetcher.resident or self.mixer:
+        outside_graph = self.mixer or self.policy
+        if not self.prefetcher.resident or outside_graph:
             inputs.append(self.prefetcher.get((self.state.step, i), rows))
         # The random numbers of mixing and dropout belong to the micro-batch, not to the rank.
-        _seed_generators((config.seed << 32) ^ (self.state.step << 12) ^ i, config.device)
-        if self.mixer:
+        _seed_generators(mix_seed(config.seed, self.state.step << 12 ^ i), config.device)
+        if outside_graph:
             on_device = rows.to(config.device, non_blocking=True)
             images = self.augmenter.augment(inputs.pop(), on_device)
-            inputs += self.mixer(images, self.labels[on_device])
+            if self.policy:
+                images = self.policy.augment(images, rows, self.state.epoch)
+            targets = self.labels[on_device]
+            inputs += self.mixer(images, targets) if self.mixer else (images, targets)
         return self._run_micro_batch(*inputs, constants=(batch_size,)).clone()
 
     def _compute_micro_batch(
@@ -188,7 +197,7 @@ class Stepper:
             batch_size: images of the whole global batch.
             rows: rows of the micro-batch.
             images: the images; None fetches them.
-            targets: class probabilities of images that are already augmented and mixed; None
+            targets: class indices, or probabilities, of images that are already augmented; None
                 augments the images.
         """
         config = self.config

@@ -49,7 +49,7 @@ class Clone:
     env: dict[str, str] = field(default_factory=dict)
 
     def run(
-        self, *command: str, check: bool = True, timeout: float = 600, **env: str
+        self, *command: str, check: bool = True, timeout: float = 1800, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as a user would, but without a terminal. `stdout` includes the errors."""
         inherited = {

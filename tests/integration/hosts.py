@@ -102,7 +102,7 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the host and wait for it, up to ten minutes."""
         process = self.start(*command, cwd=cwd, **env)
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=1800)
         return subprocess.CompletedProcess(command, process.returncode, output)
 
     def cut(self) -> None:
@@ -131,7 +131,7 @@ class Network:
         self.holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         self.hosts: dict[str, Host] = {}
         namespace = Path(f"/proc/{self.holder.pid}/ns/net")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while namespace.readlink() == Path("/proc/self/ns/net").readlink():
             assert time.monotonic() < deadline, "unshare made no network namespace"
             time.sleep(0.01)

@@ -73,7 +73,7 @@ class Postgres:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # without a terminal, createuser reads the password from stdin
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout or ""

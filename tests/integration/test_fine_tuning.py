@@ -31,9 +31,14 @@ def train(clone: Clone, out: Path, **recipe: Any) -> Any:
     )
 
 
-def test_frozen_backbone_on_ray_keeps_the_bits_of_its_start(clone: Clone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "registry"])
+def test_frozen_backbone_on_ray_keeps_the_bits_of_its_start(
+    clone: Clone, tmp_path: Path, kind: str
+) -> None:
     start = clone.path / "models" / "cnn" / "weights.safetensors"
-    done = train(clone, tmp_path / "out", init=str(start), freeze_backbone=True, epochs=1)
+    receipt = clone.receipt("cnn")
+    init = {"file": str(start), "registry": f"models:/{receipt.name}/{receipt.version}"}[kind]
+    done = train(clone, tmp_path / "out", init=init, freeze_backbone=True, epochs=1)
     assert done.returncode == 0, done.stdout
     network, state = weights.read(tmp_path / "out" / "weights.safetensors")
     before_network, before = weights.read(start)
@@ -47,7 +52,8 @@ def test_frozen_backbone_on_ray_keeps_the_bits_of_its_start(clone: Clone, tmp_pa
     head = f"network.{find_head(build(network).network)}"
     assert changed == {f"{head}.weight", f"{head}.bias"}
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert "init" in result["data"]
+    assert result["data"]["init"] == receipt.sha256
+    assert result["recipe"]["init"] == init
     assert result["sha256"] == sha256_file(tmp_path / "out" / "weights.safetensors")
     assert not list((clone.path / ".kiln" / "runs").glob("*-initial"))
 

@@ -105,7 +105,7 @@ def test_a_stage_that_is_killed_and_later_interrupted_is_continued(
     stage.process.kill()
     assert stage.wait() == -signal.SIGKILL, stage.output
     assert not out.exists()
-    _, alive = psutil.wait_procs(descendants, timeout=60)
+    _, alive = psutil.wait_procs(descendants, timeout=240)
     # After the death of a raylet its agents try to report it to the dead head, sixty times.
     assert {names[process.pid] for process in alive} <= AGENTS, "all others end with the driver"
     killed_run = newest_run(clone)
@@ -121,7 +121,7 @@ def test_a_stage_that_is_killed_and_later_interrupted_is_continued(
     assert "stopped after step" in stage.output
     assert "Traceback" not in stage.output
     assert not out.exists()
-    assert not psutil.wait_procs(descendants, timeout=60)[1]
+    assert not psutil.wait_procs(descendants, timeout=240)[1]
     assert newest_run(clone)[:2] == [killed_run[0], "KILLED"]
 
     stage = TrainStage(clone, out)
@@ -131,7 +131,7 @@ def test_a_stage_that_is_killed_and_later_interrupted_is_continued(
     each_epoch_once = list(range(1, EPOCHS + 1))
     assert newest_run(clone) == [killed_run[0], "FINISHED", each_epoch_once]
     assert not list((clone.path / ".kiln" / "runs").iterdir()), "checkpoints are deleted at the end"
-    assert not psutil.wait_procs(alive, timeout=60)[1], "the agents have given up"
+    assert not psutil.wait_procs(alive, timeout=240)[1], "the agents have given up"
 
 
 def test_a_second_training_beside_an_orphan_is_refused(clone: Clone, undisturbed: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_second_training_beside_an_orphan_is_refused(clone: Clone, undisturbed
         assert refused.returncode != 0
         assert f"is already being made by process {orphan.pid}" in refused.stdout
         assert orphan.is_running()
-        orphan.wait(timeout=300)
+        orphan.wait(timeout=1200)
         assert clone.repro("train@cnn") == ["train@cnn"]
     finally:
         if orphan.is_running():

@@ -48,7 +48,7 @@ def test_webhook_receives_a_promotion_and_its_reason(
         receipt = register_version(client, seed=1)
         evaluate_version(client, receipt, 1900)
         command.promote(receipt.version, "a webhook listens")
-        messages = [received.get(timeout=60) for _ in range(3)]
+        messages = [received.get(timeout=300) for _ in range(3)]
     finally:
         server.signal(signal.SIGKILL)
         receiver.shutdown()

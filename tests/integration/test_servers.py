@@ -133,7 +133,7 @@ def run_command(
         [sys.executable, "-m", f"pipelines.{word}", *arguments],
         cwd=folder,
         text=True,
-        timeout=300,
+        timeout=1200,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -249,11 +249,11 @@ def submit_and_stop_with_ctrl_c(user: UserClone) -> str:
     other_client = user.start_submit("--attach", job)
     signal_client(client, signal.SIGINT)
     os.write(terminal, b"y\n")
-    output = client.communicate(timeout=60)[0]
+    output = client.communicate(timeout=600)[0]
     assert "stop the job? [y/N]" in output
     assert f"{job} STOPPED" in output
     assert client.returncode == 130
-    assert f"{job} STOPPED" in other_client.communicate(timeout=60)[0]
+    assert f"{job} STOPPED" in other_client.communicate(timeout=600)[0]
     assert other_client.returncode == 143, "a stopped job is a failure"
     assert f"{job} STOPPED" in user.submit("--stop", job).stdout
     return job
@@ -291,6 +291,6 @@ def attach_and_lose_connection_and_node(user: UserClone, proxy: Proxy, job: str)
     lines += lines_until(client, "connected again")
     lines += lines_until(client, "val top-1")
     user.cluster.hosts["two"].kill()
-    output = "".join(lines) + client.communicate(timeout=300)[0]
+    output = "".join(lines) + client.communicate(timeout=1800)[0]
     assert client.returncode == 0, output
     return output

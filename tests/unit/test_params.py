@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.errors import UserError
-from components.params import Params, load_params, reference
+from components.params import Params, Recipe, load_params, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "tests" / "params.yaml"
@@ -331,3 +331,31 @@ def test_reference_lists_every_parameter_with_its_default() -> None:
     for line in table.splitlines()[2:]:
         assert line.count(" | ") == 3
         assert line.endswith(". |"), "every parameter has a description"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"freeze_epochs": 1}, "freeze_epochs needs init"),
+        ({"freeze_epochs": 1, "init": "x", "freeze_backbone": True}, "choose one"),
+        ({"freeze_epochs": 2, "init": "x"}, r"all of the epochs \(2\); lower it, or use"),
+        (
+            {"freeze_epochs": 1, "init": "x", "epochs": 9, "early_stopping": {"patience": 1}},
+            None,
+        ),
+        (
+            {"freeze_epochs": 3, "init": "x", "epochs": 9, "early_stopping": {"patience": 2}},
+            "could end within the freeze_epochs",
+        ),
+        ({"layer_decay": 0.5, "muon": {"learning_rate": 0.1}}, "layer_decay does not reach"),
+    ],
+)
+def test_fine_tuning_that_contradicts_itself_is_refused(
+    recipe: dict[str, Any], message: str | None
+) -> None:
+    values = {"architecture": "cnn", "epochs": 2, "learning_rate": 0.1} | recipe
+    if message is None:
+        Recipe.model_validate(values)
+        return
+    with pytest.raises(ValueError, match=message):
+        Recipe.model_validate(values)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.gpu_run.right.resumptions import compare_resumed
 from benchmarks.gpu_run.right.setup import Setup
-from benchmarks.gpu_run.right.trials import MIXING, MUON_CLIPPED
+from benchmarks.gpu_run.right.trials import ADAMW, MIXING, MUON_CLIPPED, RMSPROP
 from components.data.format.shards import write_split
 from components.data.loading.image_stores import DiskImages
 from components.training.cuda_graphs import GraphedFunction
@@ -28,6 +28,8 @@ def check_cuda_graphs(setup: Setup) -> None:
         ("resnet20", "bf16", MIXING),
         ("resnet20", "fp16", {"clip_gradient_norm": 0.5}),
         ("resnet18", "bf16", {}),
+        ("cnn", "bf16", ADAMW),
+        ("cnn", "bf16", RMSPROP),
     ]
     for name, precision, recipe in cases:
         for micro_batches in (1, 2):

@@ -9,7 +9,7 @@ from benchmarks.gpu_run.right.differences import MAX_NAMES, find_differences
 from benchmarks.gpu_run.right.recorder import Recorder
 from benchmarks.gpu_run.right.repeats import find_unrepeatable
 from benchmarks.gpu_run.right.setup import Setup
-from benchmarks.gpu_run.right.trials import MIXING, MUON, Trial
+from benchmarks.gpu_run.right.trials import ADAMW, MIXING, MUON, RMSPROP, Trial
 from components.training import loop
 
 
@@ -20,6 +20,8 @@ def check_resume(setup: Setup) -> None:
         ("Muon", "cnn", "bf16", MUON),
         ("gradient scaler", "resnet20", "fp16", {}),
         ("plain", "resnet18", "bf16", {}),
+        ("AdamW", "cnn", "bf16", ADAMW),
+        ("RMSprop", "cnn", "bf16", RMSPROP),
     ]
     for case, name, precision, recipe in cases[:3] if setup.smoke else cases:
         with setup.results.attempt(f"resume {case}"):

@@ -35,6 +35,8 @@ MIXING: dict[str, Any] = {
 }
 MUON: dict[str, Any] = {"muon": {"learning_rate": 0.05}, "ema_decay": 0.9}
 MUON_CLIPPED: dict[str, Any] = MUON | {"clip_gradient_norm": 0.5}
+ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.002, "l1_penalty": 1e-5}
+RMSPROP: dict[str, Any] = {"optimizer": "rmsprop", "learning_rate": 0.0005, "schedule": "step"}
 
 
 @dataclass(frozen=True)

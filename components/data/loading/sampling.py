@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
 from torch import Tensor
 
 
+def mix_seed(seed: int, position: int) -> int:
+    """Return the seed of 32 bits for a random stream, of which each training has many.
+
+    Args:
+        seed: root seed of the training. Different ones give unrelated streams.
+        position: number of the stream within the training, below 2**32.
+
+    On a CPU, torch uses no more than 32 bits of a seed. It mixes them well before it initialises
+    its Mersenne Twister, so that generators with neighbouring seeds are independent. The root seed
+    0 leaves `position` as it is, as all versions of Kiln have done.
+    """
+    digest = hashlib.blake2b(str(seed).encode(), digest_size=4).digest() if seed else b""
+    return int.from_bytes(digest) ^ position
+
+
 def make_epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
     """Return the random generator of one stream of one epoch; `stream` is from 0 to 15."""
-    # torch mixes a seed well before it initialises its Mersenne Twister, so that generators with
-    # neighbouring seeds are independent.
-    return torch.Generator().manual_seed((seed << 24 | epoch) << 4 | stream)
+    return torch.Generator().manual_seed(mix_seed(seed, epoch << 4 | stream))
 
 
 def sample_batches(

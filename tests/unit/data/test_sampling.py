@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from components.data.loading.sampling import sample_batches
+from components.data.loading.sampling import mix_seed, sample_batches
 
 
 @pytest.mark.parametrize("rows", [48, 50, 49, 5])
@@ -37,3 +37,16 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
     assert order(0, 1) == order(0, 1)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (1, 2)}) == 4
+
+
+@pytest.mark.parametrize("other", [16, 17, 1 << 20, 1 << 30])
+def test_every_bit_of_the_seed_counts(other: int) -> None:
+    """On a CPU, torch uses the lower 32 bits of a seed alone."""
+    labels = torch.zeros(100, dtype=torch.int64)
+    (one,), (two,) = (sample_batches(labels, 100, seed, 1) for seed in (0, other))
+    assert not torch.equal(one, two)
+    draws = [
+        torch.rand(5, generator=torch.Generator().manual_seed(mix_seed(seed, 3 << 12)))
+        for seed in (0, other)
+    ]
+    assert not torch.equal(*draws)

@@ -12,7 +12,10 @@ from torch import nn
 from components.errors import UserError
 from components.models import weights
 from components.models.architectures import build
-from components.models.initial import find_head, load_initial
+from components.models.initial import InitialWeights, find_head
+from components.models.initial import load_initial as load_from
+from components.models.initial_files import open_init_file
+from components.params.init import InitSource
 from components.records.splits import Channels
 from components.records.training import Network
 
@@ -28,6 +31,12 @@ def make_network(
         channels=Channels(mean=[100.0] * channels, std=[50.0] * channels),
         stem="imagenet" if architecture == "resnet18" else "cifar",
     )
+
+
+def load_initial(network: Network, init: str) -> InitialWeights:
+    """Load the weights that a value of `init` names."""
+    source = InitSource.parse(init)
+    return load_from(network, None if source.kind == "pretrained" else open_init_file(source))
 
 
 def write_state(path: Path, network: Network) -> dict[str, torch.Tensor]:

@@ -46,6 +46,15 @@ def test_given_keys_win_one_by_one() -> None:
     assert recipe.learning_rate == RECIPES["scratch_small"]["learning_rate"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"architecture": "mobilenet_v3_small"}, {"optimizer": "adamw"}, {"schedule": "one_cycle"}],
+)
+def test_keys_that_a_given_value_refuses_leave_the_recipe(change: dict[str, Any]) -> None:
+    recipe = Recipe.model_validate({"recipe": "scratch_small"} | change)
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
 def test_filled_in_parameters_describe_the_same_recipe() -> None:
     recipe = Recipe.model_validate({"recipe": "scratch_small", "muon": None})
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe

@@ -57,6 +57,7 @@ def test_table_lists_all_recorded_facts() -> None:
     assert make_lineage().table_rows() == [
         ["version", "task version 3, m-1"],
         ["weights", "sha256 w"],
+        ["starting weights", "random"],
         ["commit", f"{'c' * 40} (clean)"],
         ["data.raw.sha256", "r"],
         ["data.test.sha256", "t"],
@@ -90,3 +91,11 @@ def test_commit_that_this_repository_lacks_is_an_obstacle() -> None:
     assert make_lineage().find_obstacle() == (
         f"commit {'c' * 40} is not in this repository; `git fetch` may bring it"
     )
+
+
+def test_pretrained_weights_are_named_with_their_network() -> None:
+    lineage = make_lineage(**{"data.init.sha256": "i", "kiln.init": "pretrained"})
+    lineage.params["recipe.architecture"] = "timm/resnet26"
+    rows = dict(lineage.table_rows())
+    assert rows["starting weights"] == "pretrained, of timm/resnet26, sha256 i"
+    assert "data.init.sha256" not in rows

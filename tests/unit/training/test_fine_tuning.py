@@ -13,6 +13,7 @@ from components.models.initial import find_head
 from components.training import loop
 from tests.unit.training.cases import (
     NETWORK,
+    STEPS_PER_EPOCH,
     Recorder,
     make_config,
     result_of,
@@ -20,6 +21,8 @@ from tests.unit.training.cases import (
     train,
     train_on_rank,
 )
+
+STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +41,19 @@ def initial() -> bytes:
 
 CASES: list[dict[str, Any]] = [
     {"freeze_backbone": True},
+    {"freeze_epochs": 1, "ema_decay": 0.9, "layer_decay": 0.5},
     {"backbone_learning_rate": 0.1, "ema_decay": 0.9, "clip_gradient_norm": 1.0},
 ]
 
 
-@pytest.mark.parametrize("values", CASES, ids=["frozen", "slow backbone"])
+@pytest.mark.parametrize("values", CASES, ids=["frozen", "frozen at first", "slow backbone"])
 def test_weights_do_not_depend_on_world_size_or_resume(
     initial: bytes, values: dict[str, Any]
 ) -> None:
     values = values | {"init": "x", "initial": initial, "micro_batches": 3, "epochs": 2}
     recorder = Recorder()
     expected = result_of(train(**values, callback=recorder))
-    for step in (0, 11):
+    for step in (0, 8, 9):  # epochs have 8 steps
         assert result_of(train(**values, resume=recorder.checkpoints[step])) == expected
     single = run_on_ranks(1, train_on_rank, **values)
     assert run_on_ranks(3, train_on_rank, **values) == single * 3
@@ -88,3 +92,23 @@ def test_slower_backbone_moves_less(initial: bytes) -> None:
         weights = train(init="x", initial=initial, epochs=1, backbone_learning_rate=factor).weights
         distances.append(float((weights["network.0.weight"] - _load(initial)["0.weight"]).norm()))
     assert distances[1] < 0.1 * distances[0]
+
+
+def test_backbone_is_frozen_for_some_epochs_and_then_trained(initial: bytes) -> None:
+    recorder = Recorder()
+    train(init="x", initial=initial, freeze_epochs=1, epochs=2, callback=recorder)
+    start = {f"network.{k}": v for k, v in _load(initial).items() if k.endswith(STATISTICS)}
+    at_switch = recorder.checkpoints[STEPS_PER_EPOCH]["model"]
+    after = recorder.checkpoints[STEPS_PER_EPOCH + 1]["model"]
+    for name, tensor in start.items():
+        assert torch.equal(at_switch[name], tensor), name
+        assert not torch.equal(after[name], tensor), name
+
+
+def test_ddp_reduction_trains_the_backbone_after_the_switch(initial: bytes) -> None:
+    values = {"init": "x", "initial": initial, "micro_batches": 2, "epochs": 2, "freeze_epochs": 1}
+    overlapped = run_on_ranks(2, train_on_rank, reduction="ddp", **values)
+    ordered = run_on_ranks(1, train_on_rank, **values)[0]
+    assert overlapped[0] == overlapped[1]
+    losses = [[epoch["train_loss"] for epoch in result[1]] for result in (overlapped[0], ordered)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

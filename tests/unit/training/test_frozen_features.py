@@ -98,6 +98,8 @@ def test_backbone_runs_once_for_each_image(initial: bytes, monkeypatch: pytest.M
     [
         {"augment": {"crop_padding": 2}},
         {"augment": {"mixup": 0.2}},
+        {"augment": {"policy": [{"name": "vertical_flip"}]}},
+        {"train_size": 10},
         {"freeze_backbone": False},
     ],
 )

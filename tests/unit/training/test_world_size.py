@@ -31,6 +31,12 @@ from tests.unit.training.cases import (
     train_on_rank,
 )
 
+POLICY = [
+    {"name": "resized_crop"},
+    {"name": "colour_jitter", "brightness": 0.2, "contrast": 0.2},
+    {"name": "rand_augment", "operations": 1},
+]
+
 
 @pytest.mark.parametrize(("micro_batches", "worlds"), [(4, (2, 4)), (5, (3,))])
 def test_weights_and_history_do_not_depend_on_world_size(
@@ -58,10 +64,12 @@ def test_weights_and_history_do_not_depend_on_world_size(
         {"loss": {"name": "focal", "class_weights": "balanced"}, "sampling": "balanced"},
         {"augment": {"flip": 0.5, "mixup": 0.2, "cutmix": 1.0}},
         {"muon": {"learning_rate": 0.05}},
+        {"augment": {"flip": 0.5, "policy": POLICY}, "train_size": 10},
+        {"augment": {"policy": POLICY, "mixup": 0.2}},
     ],
-    ids=["balance", "mixing", "muon"],
+    ids=["balance", "mixing", "muon", "policy", "policy and mixing"],
 )
-def test_balance_mixing_and_muon_do_not_depend_on_world_size_or_resume(
+def test_balance_mixing_muon_and_policies_do_not_depend_on_world_size_or_resume(
     values: dict[str, Any],
 ) -> None:
     values = values | {"micro_batches": 2}

@@ -1,0 +1,1 @@
+"""On-line augmentation by a policy: operations of the section `augment`, on batches."""
