@@ -48,7 +48,8 @@ def run(train: Path, out: Path, params_file: Path = PARAMS_FILE) -> None:
             labels = read_labels(train, manifest)
             for images in make_copies(source, labels, settings, params.seed, progress.update_count):
                 writer.add(images)
-        written = writer.finish(manifest.channels, manifest.origin | {"prepared": manifest.sha256})
+        origin = manifest.origin | {"prepared": manifest.sha256}
+        written = writer.finish(manifest.channels, origin, manifest.preparation)
         plot_preview(
             first_images.images(),
             manifest.classes,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from components.console import ProgressBar, echo, launch
 from components.data.preparation.class_checks import check_source
+from components.data.preparation.description import describe_preparation
 from components.data.preparation.quarantine import (
     TooManyRefusedError,
     describe_reasons,
@@ -51,7 +52,8 @@ def run(out: Path, params_file: Path = PARAMS_FILE) -> None:
         with ProgressBar("preprocess") as progress:
             result = survey(source, settings, Path(scratch) / "pixels", imap, progress.update_count)
         selection = _select(result, params)
-        manifests = write_splits(folder, result, selection, settings.shard_mb)
+        preparation = describe_preparation(settings)
+        manifests = write_splits(folder, result, selection, settings.shard_mb, preparation)
         write_quarantine(folder / "quarantine.csv", selection.quarantine)
         resizing = summarize_resizing(result, selection, settings)
         write_report(folder / "report.html", result, selection, settings, resizing)

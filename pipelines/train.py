@@ -201,7 +201,7 @@ def _make_job(
     # On one machine the first probe's choice stands: a stopwatch must not decide whether the
     # same commit gives the same model.
     machine = get_ray_address() or provenance.cpu_model()
-    network = plan.network.model_dump(mode="json")
+    network = plan.network.model_dump(mode="json", exclude={"preparation"})
     if plan.recipe.train_sides:
         network["train_sides"] = plan.recipe.train_sides
     cache = STATE / "precision.json"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
+
+from pydantic import Field
 
 from components.records.base import Record
 
@@ -22,12 +25,26 @@ class Channels(Record):
     std: list[float]
 
 
+class Preparation(Record):
+    """The way from a decoded picture to the pixels of a split, besides the split's shape.
+
+    `rules` is `PIXEL_RULES` (`components.data.preparation.description`) of the code that prepared
+    the images. `resize` is None if every picture kept its size. `background` is the grey level
+    behind transparent pixels and around padded pictures. No field has a default, so that a later
+    default cannot change the meaning of a stored description.
+    """
+
+    rules: int
+    resize: Literal["crop", "pad", "stretch"] | None
+    background: int
+
+
 class Manifest(Record):
     """Contents of one split on disk.
 
     Images are `uint8 (N, H, W, C)` and `shape` is `(H, W, C)`. `class_counts` has the number of
     images of each class, in the order of `classes`. `origin` maps the name of each input to its
-    SHA-256.
+    SHA-256. Only training splits have `channels` and `preparation`.
     """
 
     format: int = 1
@@ -38,6 +55,8 @@ class Manifest(Record):
     classes: list[str]
     class_counts: list[int]
     channels: Channels | None = None
+    # Left out if None, so that manifests without it keep their digests.
+    preparation: Preparation | None = Field(default=None, exclude_if=lambda value: value is None)
     shards: list[Shard]
 
     @property

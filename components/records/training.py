@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from components.records.base import Record
-from components.records.splits import Channels
+from components.records.splits import Channels, Preparation
 
 
 class Network(Record):
@@ -16,6 +16,7 @@ class Network(Record):
     `shape` is the `(H, W, C)` of an image. `width` is the number of channels of the first stage,
     None for the architecture's default. With `mirror` the model averages the logits of an image and
     of its mirror image. `options` are arguments of the builder of a library's network.
+    `preparation` says how the training images were made of pictures; earlier Kilns left it out.
     """
 
     architecture: str
@@ -26,6 +27,8 @@ class Network(Record):
     mirror: bool = False
     stem: Literal["cifar", "half", "imagenet"] = "cifar"
     options: dict[str, Any] = Field(default_factory=dict)
+    # Left out if None, so that the files of earlier versions can still be made again byte by byte.
+    preparation: Preparation | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Epoch(Record):

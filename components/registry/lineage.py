@@ -25,9 +25,6 @@ from components.registry import HISTORY_SUFFIX, model_versions, verdicts
 from components.registry.checkout import checkout, fetch_outs, lock_candidates
 from components.tracking import runs
 
-_REFERENCE = re.compile(
-    r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(?P<alias>[a-z][a-z0-9_-]*)|/(?P<version>[0-9]{1,18}))"
-)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # SHA-1 or SHA-256
 _REQUIRED_TAGS = {
     model_versions.SHA256_TAG: re.compile("[0-9a-f]{64}"),
@@ -172,7 +169,7 @@ def get_lineage(client: MlflowClient, reference: str) -> Lineage:
     Raises:
         UserError: The version does not exist, or Kiln did not register it.
     """
-    version = _resolve(client, reference)
+    version = model_versions.resolve(client, reference)
     _require_registered_by_kiln(version)
     run_tags: dict[str, str] = {}
     params: dict[str, str] = {}
@@ -210,23 +207,6 @@ def _require_registered_by_kiln(version: ModelVersion) -> None:
                 f"altered: nothing to trace, for its tag {tag} should be {pattern.pattern} and "
                 f"{found}"
             )
-
-
-def _resolve(client: MlflowClient, reference: str) -> ModelVersion:
-    parts = _REFERENCE.fullmatch(reference)
-    if parts is None:
-        raise UserError(
-            f"{reference!r} is neither name@alias nor name/version (for example "
-            "fashion-mnist@champion, fashion-mnist/3; names have only A-Z a-z 0-9 _ . -, aliases "
-            "only a-z 0-9 _ -)"
-        )
-    number = parts["version"]
-    if number is None:
-        aliases = model_versions.get_aliases(client, parts["name"])
-        if parts["alias"] not in aliases:
-            raise UserError(f"{reference}: no such alias; there are {', '.join(aliases) or 'none'}")
-        number = aliases[parts["alias"]]
-    return model_versions.get(client, parts["name"], int(number))
 
 
 def _describe_verdict(version: ModelVersion) -> str:

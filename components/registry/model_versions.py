@@ -31,6 +31,9 @@ STATUS_TAG = "validation_status"
 FORMAT_TAG = "kiln.format"
 # Versions of earlier Kilns have no such tag. They hold no raw weights, and are registered again.
 _FORMAT = "2"
+_REFERENCE = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(?P<alias>[a-z][a-z0-9_-]*)|/(?P<version>[0-9]{1,18}))"
+)
 _SOURCE = re.compile("models:/m-[0-9a-f]{32}")
 _CREATE_ATTEMPTS = 8
 _MAX_NUMBER = 2**31 - 1  # MLflow keeps numbers of versions in an INTEGER
@@ -226,6 +229,28 @@ def get(client: MlflowClient, name: str, number: int) -> ModelVersion:
             raise
     existing = ", ".join(str(v.version) for v in list_versions(client, name)) or "none"
     raise UserError(f"{name} version {number} is not in this registry; versions there: {existing}")
+
+
+def resolve(client: MlflowClient, reference: str) -> ModelVersion:
+    """Return the version that `name@alias` or `name/version` names now.
+
+    Raises:
+        UserError: the text is neither, or there is no such model, alias or version.
+    """
+    parts = _REFERENCE.fullmatch(reference)
+    if parts is None:
+        raise UserError(
+            f"{reference!r} is neither name@alias nor name/version (for example "
+            "fashion-mnist@champion, fashion-mnist/3; names have only A-Z a-z 0-9 _ . -, aliases "
+            "only a-z 0-9 _ -)"
+        )
+    number = parts["version"]
+    if number is None:
+        aliases = get_aliases(client, parts["name"])
+        if parts["alias"] not in aliases:
+            raise UserError(f"{reference}: no such alias; there are {', '.join(aliases) or 'none'}")
+        number = aliases[parts["alias"]]
+    return get(client, parts["name"], int(number))
 
 
 def list_versions(client: MlflowClient, name: str) -> list[ModelVersion]:

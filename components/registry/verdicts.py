@@ -132,10 +132,13 @@ def download_predictions(client: MlflowClient, version: ModelVersion) -> bytes:
     return data
 
 
-def load_verified(client: MlflowClient, version: ModelVersion) -> tuple[ModelVerdict, LoadedModel]:
+def load_verified(
+    client: MlflowClient, version: ModelVersion, *, compare_files: bool = True
+) -> tuple[ModelVerdict, LoadedModel]:
     """Return the verdict on a version and its model, downloaded and compared with the verdict.
 
-    The digests are compared before anything of the files is parsed.
+    The digests are compared before anything of the files is parsed. `compare_files`: see
+    `packaging.load`.
 
     Raises:
         UserError: The version was never evaluated, or its weights or another of its files were
@@ -152,4 +155,4 @@ def load_verified(client: MlflowClient, version: ModelVersion) -> tuple[ModelVer
                     f"{stored.label} was altered after its verdict: its {part} were judged with "
                     f"sha256 {expected}, now it is {actual}; nothing may rely on it"
                 )
-        return verdict, packaging.load(stored)
+        return verdict, packaging.load(stored, compare_files=compare_files)

@@ -93,6 +93,7 @@ def describe_network(recipe: Recipe, train: Manifest, val: Manifest) -> Network:
         mirror=recipe.mirror,
         options=recipe.options,
         stem=choose_stem(recipe.architecture, recipe.stem, *train.shape[:2]),
+        preparation=train.preparation,
     )
 
 

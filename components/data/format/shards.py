@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from components.data.format.images import Images
 from components.errors import UserError
 from components.files import sha256_file
-from components.records.splits import Channels, Manifest, Shard
+from components.records.splits import Channels, Manifest, Preparation, Shard
 
 MANIFEST = "manifest.json"
 _ROW_GROUP_MB = 8
@@ -85,13 +85,17 @@ class SplitWriter:
         return min(self.rows_per_group, self.rows_per_shard - self.rows_in_file)
 
     def finish(
-        self, channels: Channels | None = None, origin: dict[str, str] | None = None
+        self,
+        channels: Channels | None = None,
+        origin: dict[str, str] | None = None,
+        preparation: Preparation | None = None,
     ) -> Manifest:
         """Write the remaining images and the manifest, and return the manifest.
 
         Args:
             channels: statistics of the training split.
             origin: name and SHA-256 digest of each input that the split was made from.
+            preparation: how the images of the training split were made of pictures.
         """
         if self.pending_rows:
             self._write_group()
@@ -104,6 +108,7 @@ class SplitWriter:
             rows=int(self.class_counts.sum()),
             classes=self.classes,
             channels=channels,
+            preparation=preparation,
             shards=self.shards,
             class_counts=self.class_counts.tolist(),
         )

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.fft import dctn
 
-from components.data.preparation.conversion import (
-    THUMBNAIL_SIDE,
-    DecodedImage,
-    convert,
-    to_image,
-)
-from components.data.preparation.rules import DecoderRules, RefusedError
-from components.data.preparation.sandbox import Sandbox
-from components.data.sources.base import ImageEntry, ImageSource, Refusal, digest_content
-from components.data.sources.files.kinds import IMAGE_EXTENSIONS, get_extension
+from components.data.preparation.conversion import THUMBNAIL_SIDE
+from components.data.preparation.decoding import decode_entries
+from components.data.preparation.rules import DecoderRules
+from components.data.sources.base import ImageEntry, ImageSource, Refusal
 
 # Facts about an accepted image: row of its entry, digest of its pixels, digest of its content,
 # perceptual hash, height and width of the picture, bytes of its file, mean grey level.
@@ -28,20 +21,6 @@ FACTS_DTYPE = np.dtype(
         ("height", "i4"), ("width", "i4"), ("bytes", "i8"), ("grey", "f4"),
     ]
 )  # fmt: skip
-# Largest size of the files that are read before they are decoded, in MiB. It bounds the memory of
-# this process.
-_MAX_BUFFERED_MB = 64
-# Format -> its file name extensions.
-_EXTENSIONS = {
-    "JPEG": {"jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "mpo"},
-    "PNG": {"png", "apng"},
-    "WEBP": {"webp"},
-    "BMP": {"bmp", "dib"},
-    "TIFF": {"tif", "tiff"},
-    "GIF": {"gif"},
-    "AVIF": {"avif", "avifs"},
-    "HEIF": {"heic", "heif", "heics", "heifs", "hif"},
-}
 
 
 class RefusedRow(NamedTuple):
@@ -66,15 +45,6 @@ class ExaminedChunk(NamedTuple):
     shapes: dict[tuple[int, ...], str]
 
 
-class _Outcome(NamedTuple):
-    """Result of reading and decoding one entry; `size` is the bytes of its content."""
-
-    entry: ImageEntry
-    content_digest: bytes
-    size: int
-    image: DecodedImage | Refusal
-
-
 def examine(
     first_row: int, entries: Sequence[ImageEntry], source: ImageSource, rules: DecoderRules
 ) -> ExaminedChunk:
@@ -85,7 +55,7 @@ def examine(
     refused: list[RefusedRow] = []
     shapes: dict[tuple[int, ...], str] = {}
     accepted = 0
-    for row, outcome in enumerate(_read_and_decode(entries, source, rules), first_row):
+    for row, outcome in enumerate(decode_entries(entries, source, rules), first_row):
         image = outcome.image
         if isinstance(image, Refusal):
             refused.append(RefusedRow(row, image, outcome.content_digest))
@@ -104,82 +74,6 @@ def examine(
     facts["grey"] = thumbnails[:accepted].mean(axis=(1, 2))
     block = np.stack(pixels) if len(shapes) == 1 else np.empty((0, 0, 0, 0), np.uint8)
     return ExaminedChunk(facts, block, refused, shapes)
-
-
-def _read_and_decode(
-    entries: Sequence[ImageEntry], source: ImageSource, rules: DecoderRules
-) -> Iterator[_Outcome]:
-    """Yield the outcome of each entry, in order."""
-    files: list[tuple[ImageEntry, bytes | Refusal]] = []
-    size = 0
-    for entry, content in zip(entries, source.read(entries), strict=True):
-        if isinstance(content, np.ndarray):
-            # Yield the entries before the array first, because the caller counts rows.
-            yield from _decode_files(files, rules)
-            files = []
-            size = 0
-            digest = digest_content(content)
-            image = _convert_array(entry, content, rules, digest)
-            yield _Outcome(entry, digest, content.nbytes, image)
-            continue
-        files.append((entry, content))
-        size += len(content) if isinstance(content, bytes) else 0
-        if size > _MAX_BUFFERED_MB << 20:
-            yield from _decode_files(files, rules)
-            files = []
-            size = 0
-    yield from _decode_files(files, rules)
-
-
-def _decode_files(
-    files: list[tuple[ImageEntry, bytes | Refusal]], rules: DecoderRules
-) -> Iterator[_Outcome]:
-    contents = [content for _, content in files if isinstance(content, bytes)]
-    images = _get_sandbox(rules).decode(contents)
-    for entry, content in files:
-        digest = digest_content(content)
-        if isinstance(content, Refusal):
-            yield _Outcome(entry, digest, 0, content)
-            continue
-        image = next(images)
-        if isinstance(image, DecodedImage):
-            yield _Outcome(entry, digest, len(content), _check_extension(entry, image, digest))
-        else:
-            refusal = Refusal(entry.id, image.reason, image.detail, digest.hex())
-            yield _Outcome(entry, digest, len(content), refusal)
-
-
-def _check_extension(
-    entry: ImageEntry, image: DecodedImage, digest: bytes
-) -> DecodedImage | Refusal:
-    """Refuse a file whose extension is that of another format: its origin is not reliable.
-
-    Raw photographs of cameras (.dng, .nef) open as TIFF, but as their small preview.
-    """
-    extension = get_extension(entry.id)
-    if extension in IMAGE_EXTENSIONS and extension not in _EXTENSIONS[image.format]:
-        detail = f"it is a {image.format} file called .{extension}"
-        return Refusal(entry.id, "extension", detail, digest.hex())
-    return image
-
-
-def _convert_array(
-    entry: ImageEntry, pixels: np.ndarray, rules: DecoderRules, digest: bytes
-) -> DecodedImage | Refusal:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        detail = f"{pixels.dtype} {pixels.shape}; uint8 (H, W, C) with 1, 3 or 4 channels is needed"
-        return Refusal(entry.id, "not an image", detail, digest.hex())
-    try:
-        return convert(to_image(pixels), rules, "array")
-    except RefusedError as error:
-        reason, detail = error.args
-        return Refusal(entry.id, reason, detail, digest.hex())
-
-
-@lru_cache(maxsize=1)
-def _get_sandbox(rules: DecoderRules) -> Sandbox:
-    """Return the sandbox of this process; all its chunks share one decoder."""
-    return Sandbox(rules)
 
 
 def compute_perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from components.data.preparation.description import describe_preparation, make_rules
 from components.data.preparation.examine import FACTS_DTYPE, ExaminedChunk, examine
 from components.data.preparation.rules import DecoderRules
 from components.data.preparation.shapes import check_shapes
@@ -126,26 +127,10 @@ class _Results:
             self.content_digests[row] = np.frombuffer(digest, np.uint8)
 
 
-def make_rules(settings: Preprocess, encoded: bool) -> DecoderRules:
-    """Return the decoder's rules. Arrays keep their channels by default; files become RGB."""
-    limits = settings.limits
-    return DecoderRules(
-        image_size=settings.target_size,
-        resize=settings.resize,
-        channels=settings.channels or (3 if encoded else None),
-        background=settings.background,
-        formats=tuple(form.upper() for form in limits.formats),
-        max_pixels=limits.max_megapixels * 1_000_000,
-        max_seconds=limits.decode_s,
-        max_memory=limits.decode_mb << 20,
-        strict_jpeg=limits.strict_jpeg,
-    )
-
-
-def is_small(source: ImageSource) -> bool:
+def is_small(source: ImageSource, max_mb: int = _SMALL_MB) -> bool:
     """Return True if examining a source takes less time than starting other processes."""
     entries = source.entries
-    return len(entries) <= _SMALL_ROWS and entries.total_size <= _SMALL_MB << 20
+    return len(entries) <= _SMALL_ROWS and entries.total_size <= max_mb << 20
 
 
 def survey(
@@ -166,14 +151,17 @@ def survey(
         UserError: no image is usable, the disk has too little space, or `image_size` is null and
             images differ in size or are too large.
     """
-    rules = make_rules(settings, source.encoded)
+    # Arrays keep their channels by default; files become RGB.
+    channels = settings.channels or (3 if source.encoded else None)
+    preparation = describe_preparation(settings)
+    rules = make_rules(preparation, settings.target_size, channels, settings.limits)
     total = len(source.entries)
     image_bytes = _count_bytes_per_image(source, rules)
     _check_disk_space(spool, total * image_bytes)
     results = _Results.allocate(total)
     with spool.open("wb") as file:
         chunk: ExaminedChunk
-        for chunk in imap(examine, _iter_chunks(source.entries, image_bytes), source, rules):
+        for chunk in imap(examine, iter_chunks(source.entries, image_bytes), source, rules):
             results.add(chunk)
             file.write(chunk.pixels.reshape(-1).data)
             on_progress(results.num_done, total)
@@ -224,7 +212,7 @@ def _count_bytes_per_image(source: ImageSource, rules: DecoderRules) -> int:
     return 1
 
 
-def _iter_chunks(entries: ImageEntries, image_bytes: int) -> Iterator[tuple[int, list[ImageEntry]]]:
+def iter_chunks(entries: ImageEntries, image_bytes: int) -> Iterator[tuple[int, list[ImageEntry]]]:
     """Yield consecutive chunks of the entries, each with the row of its first entry."""
     max_rows = max(1, min(_CHUNK_ROWS, (_CHUNK_PIXEL_MB << 20) // image_bytes))
     start = 0

@@ -11,16 +11,16 @@ from components.data.format.shards import ChannelHistogram, SplitWriter
 from components.data.preparation.selection import Selection
 from components.data.preparation.survey import Survey
 from components.data.sources.base import SPLITS
-from components.records.splits import Manifest
+from components.records.splits import Manifest, Preparation
 
 
 def write_splits(
-    folder: Path, survey: Survey, selection: Selection, shard_mb: int
+    folder: Path, survey: Survey, selection: Selection, shard_mb: int, preparation: Preparation
 ) -> dict[str, Manifest]:
     """Write each split into a subfolder of `folder`; return the manifests by split.
 
     Images are in the order of the source. Only one row group is in memory at a time. The manifest
-    of `train` has the channel statistics.
+    of `train` has the channel statistics and the preparation.
     """
     manifests = {}
     for number, split in enumerate(SPLITS):
@@ -37,6 +37,10 @@ def write_splits(
             if split == "train":
                 histogram.add(images.pixels)
             writer.add(images)
-        channels = histogram.compute_statistics() if split == "train" else None
-        manifests[split] = writer.finish(channels, {"raw": survey.sha256})
+        origin = {"raw": survey.sha256}
+        if split == "train":
+            channels = histogram.compute_statistics()
+            manifests[split] = writer.finish(channels, origin, preparation)
+        else:
+            manifests[split] = writer.finish(origin=origin)
     return manifests

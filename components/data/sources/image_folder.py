@@ -23,6 +23,7 @@ from components.data.sources.files.kinds import (
     is_image_head,
     is_undecided,
 )
+from components.data.sources.files.location import SOURCE_KEY
 from components.data.sources.files.tree import FileInfo, FileTree
 from components.data.sources.layout import Layout, find_layout
 from components.data.sources.layout_checks import Place
@@ -32,7 +33,7 @@ from components.params import ImageFolderSource
 _TABLE_EXTENSIONS = {"csv", "tsv", "xlsx", "jsonl"}
 
 
-class _SortedFiles(NamedTuple):
+class SortedFiles(NamedTuple):
     """Files of a tree. `ignored` also has folders, whose paths end with `/`."""
 
     images: list[FileInfo]
@@ -51,7 +52,7 @@ class FolderImageSource(ImageSource):
         self.tree = tree
         self.max_file_bytes = max_file_mb << 20
         self.shareable = tree.shareable
-        files = _sort_files(tree, settings.path)
+        files = sort_files(tree, settings.path)
         self.ignored = count_ignored(files.ignored)
         if not files.images:
             raise UserError(self._explain_no_images(settings.path, files))
@@ -71,7 +72,7 @@ class FolderImageSource(ImageSource):
         self.notes = layout.notes + _note_links(files.refused, layout)
         self.refused = files.refused + strays
 
-    def _explain_no_images(self, location: str, files: _SortedFiles) -> str:
+    def _explain_no_images(self, location: str, files: SortedFiles) -> str:
         """Return the message for a source without images, with what it holds instead."""
         message = f"preprocess.source.path: {location} holds no images"
         if self.ignored:
@@ -101,7 +102,7 @@ class FolderImageSource(ImageSource):
         return (self.tree.read(entry.id, self.max_file_bytes) for entry in entries)
 
 
-def _sort_files(tree: FileTree, location: str) -> _SortedFiles:
+def sort_files(tree: FileTree, location: str, key: str = SOURCE_KEY) -> SortedFiles:
     """List a tree, and separate its images from the files that are ignored.
 
     Raises:
@@ -115,7 +116,7 @@ def _sort_files(tree: FileTree, location: str) -> _SortedFiles:
     ]
     if unreadable:
         raise UserError(
-            f"preprocess.source.path: {location} has folders that cannot be read: "
+            f"{key}: {location} has folders that cannot be read: "
             f"{name_some(refusal.path or location for refusal in unreadable)} "
             f"({unreadable[0].detail}); change their names or permissions, or move them out"
         )
@@ -135,7 +136,7 @@ def _sort_files(tree: FileTree, location: str) -> _SortedFiles:
         else:
             ignored.append(refusal.path)
     used = [file.path for file in images] + [refusal.path for refusal in refused]
-    return _SortedFiles(images, refused, ignored + _find_empty_folders(listing.folders, used))
+    return SortedFiles(images, refused, ignored + _find_empty_folders(listing.folders, used))
 
 
 def _find_empty_folders(folders: Sequence[str], used: Sequence[str]) -> list[str]:
@@ -153,7 +154,7 @@ def _find_empty_folders(folders: Sequence[str], used: Sequence[str]) -> list[str
     ]
 
 
-def _find_layout(files: _SortedFiles, settings: ImageFolderSource) -> Layout:
+def _find_layout(files: SortedFiles, settings: ImageFolderSource) -> Layout:
     paths = [image.path for image in files.images]
     paths += [refusal.path for refusal in files.refused]
     tables = sorted(path for path in files.ignored if get_extension(path) in _TABLE_EXTENSIONS)

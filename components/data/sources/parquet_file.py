@@ -10,7 +10,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.sources.base import ImageEntry, ImageSource, Refusal, parse_row_number
+from components.data.sources.base import (
+    ImageEntries,
+    ImageEntry,
+    ImageSource,
+    Refusal,
+    parse_row_number,
+)
 from components.data.sources.files.tree import refuse_large_file
 from components.data.sources.tables.checks import (
     check_columns,
@@ -27,15 +33,18 @@ _ROWS_PER_READ = 64
 class ParquetImageSource(ImageSource):
     """Images in one Parquet file or in a folder of them. An image's id is `file/row`.
 
+    If not `labelled`, only the column of the images is read, and labels are empty.
+
     Raises:
         UserError: no file, a file that is not Parquet, missing columns, or image columns that hold
             no images or differ in kind between the files.
     """
 
-    def __init__(self, settings: ParquetSource, max_file_mb: int) -> None:
+    def __init__(self, settings: ParquetSource, max_file_mb: int, *, labelled: bool = True) -> None:
         import fsspec
 
         self.settings = settings
+        self.labelled = labelled
         self.max_file_bytes = max_file_mb << 20
         self.fs, root = fsspec.core.url_to_fs(settings.path)
         # Each process has its own `memory://`.
@@ -53,6 +62,9 @@ class ParquetImageSource(ImageSource):
                 "all must hold the same"
             )
         self.encoded = encoded.pop()
+        if not labelled:
+            self.entries, self.refused = ImageEntries(rows), []
+            return
         self.entries, self.refused = separate_invalid(rows)
         self.classes = sort_class_names(self.entries.labels.categories)
 
@@ -74,12 +86,14 @@ class ParquetImageSource(ImageSource):
         The second value is True if the images are encoded.
         """
         settings = self.settings
-        columns = {
+        columns: dict[str, str | None] = {
             "image_column": settings.image_column,
             "label_column": settings.label_column,
             "split_column": settings.split_column,
             "group_column": settings.group_column,
         }
+        if not self.labelled:
+            columns = {"image_column": settings.image_column}
         try:
             with self.fs.open(path, "rb") as file:
                 parquet = pq.ParquetFile(file)
@@ -97,7 +111,8 @@ class ParquetImageSource(ImageSource):
         blank = pd.Series("", index=table.index)
         splits = read_splits(path, table[settings.split_column]) if settings.split_column else blank
         groups = table[settings.group_column] if settings.group_column else blank
-        columns = zip(table[settings.label_column], splits, groups, strict=True)
+        labels = table[settings.label_column] if self.labelled else blank
+        columns = zip(labels, splits, groups, strict=True)
         for row, (label, split, group) in enumerate(columns):
             yield ImageEntry(f"{name}/{row:08d}", label, split, group)
 

@@ -10,12 +10,13 @@ from components.data.sources.files.remote_tree import RemoteTree
 from components.data.sources.files.tree import FileTree, LocalTree
 from components.errors import UserError
 
-_KEY = "preprocess.source.path"
+SOURCE_KEY = "preprocess.source.path"
+"""Key of the raw images in `params.yaml`, with which messages begin unless another is passed."""
 _TABLES = {".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx"}
 _FOREIGN_ARCHIVES = {".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma"}
 
 
-def open_tree(location: str) -> FileTree:
+def open_tree(location: str, key: str = SOURCE_KEY) -> FileTree:
     """Open a local folder or an fsspec URL of a folder.
 
     Raises:
@@ -23,17 +24,17 @@ def open_tree(location: str) -> FileTree:
     """
     path = get_local_path(location)
     if path is None:
-        return _open_remote(location)
+        return _open_remote(location, key)
     if not path.is_dir():
-        raise UserError(explain_missing(location, path))
+        raise UserError(explain_missing(location, path, key=key))
     return LocalTree(path)
 
 
-def check_file(location: str) -> None:
+def check_file(location: str, key: str = SOURCE_KEY) -> None:
     """Raise `UserError` if a location names a file of this machine that does not exist."""
     path = get_local_path(location)
     if path is not None and not path.exists():
-        raise UserError(explain_missing(location, path, "file"))
+        raise UserError(explain_missing(location, path, "file", key))
 
 
 def get_local_path(location: str) -> Path | None:
@@ -44,11 +45,11 @@ def get_local_path(location: str) -> Path | None:
     return Path(url_path if separator else location)
 
 
-def explain_missing(location: str, path: Path, kind: str = "folder") -> str:
+def explain_missing(location: str, path: Path, kind: str = "folder", key: str = SOURCE_KEY) -> str:
     """Return the message for a path that is no `kind`: what is there, and what to write instead."""
     if path.is_file():
-        return f"{_KEY}: {location} is not a folder but a file; {_advise_for_file(path)}"
-    start = f"{_KEY}: {location} is not a {kind}"
+        return f"{key}: {location} is not a folder but a file; {_advise_for_file(path)}"
+    start = f"{key}: {location} is not a {kind}"
     if location.startswith("~"):
         return f"{start}: ~ is not expanded; write {path.expanduser()}"
     if "$" in location:
@@ -97,7 +98,7 @@ def _find_similar(name: str, names: list[str]) -> str | None:
     return by_key[matches[0]] if matches else None
 
 
-def _open_remote(location: str) -> RemoteTree:
+def _open_remote(location: str, key: str) -> RemoteTree:
     import fsspec
 
     try:
@@ -108,6 +109,6 @@ def _open_remote(location: str) -> RemoteTree:
         parents = [str(parent) for parent in PurePosixPath(root).parents]
         nearest = next((p for p in parents if p not in ("/", ".") and fs.isdir(p)), None)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{_KEY}: {location} cannot be read: {error}") from None
+        raise UserError(f"{key}: {location} cannot be read: {error}") from None
     hint = f"; the nearest that exists is {fs.unstrip_protocol(nearest)}" if nearest else ""
-    raise UserError(f"{_KEY}: {location} cannot be read: {detail}{hint}")
+    raise UserError(f"{key}: {location} cannot be read: {detail}{hint}")
