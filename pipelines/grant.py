@@ -12,6 +12,7 @@ from components.console import echo, launch
 from components.errors import UserError
 from components.params import load_params
 from components.params.names import require_model_name
+from components.redaction import remember_secret
 from components.registry.server import roles
 from components.tracking import store
 
@@ -66,6 +67,7 @@ def ask_password(user: str) -> str:
     first = getpass.getpass(f"password of the new user {user}: ")
     if getpass.getpass("once more: ") != first:
         raise UserError("the two passwords differ; nothing was changed for this user")
+    remember_secret(first)  # so that no later message can contain it
     return first
 
 
