@@ -1,4 +1,4 @@
-"""Check parameters, raw files, weights, machine and stores; remove stale files. (for users)"""
+"""Check parameters, raw files, weights, machine and stores; remove stale receipts. (for users)"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components import provenance
 from components.console import echo, launch
 from components.data.sources.files.tree import find_unhashable_files
 from components.data.sources.presence import check_present
-from components.dvc_cli import ignored_paths
+from components.dvc_cli import dvc, ignored_paths
 from components.errors import UserError
 from components.models.names import check_architecture
 from components.params import Params, Source, load_params
@@ -27,12 +27,12 @@ _MAX_LISTED = 20
 
 
 def run(models: Path, resolved: Path = RESOLVED) -> None:
-    """Find errors that a stage would report only later; remove files that DVC wrongly trusts.
+    """Find errors that a stage would report only later; renew what DVC wrongly trusts.
 
     DVC sees that a receipt exists. Only the registry knows whether it is still valid: the store may
     have been emptied, or `MLFLOW_TRACKING_URI` may name another one now. Without the receipt,
     `dvc repro` registers the model again. DVC does not see either that the weights behind an `init`
-    are others now: without the resolved parameters, it runs the stage `params` again.
+    are others now: the stage `params`, which records their digests, is run here then.
 
     Each check is the one that a stage makes itself.
 
@@ -53,7 +53,7 @@ def run(models: Path, resolved: Path = RESOLVED) -> None:
         ),
         check_cluster,
         connect,
-        partial(_remove_outdated_parameters, params, models, resolved),
+        partial(_renew_outdated_parameters, params, models, resolved),
     )
     _remove_stale_receipts(connect(), models)
 
@@ -85,10 +85,11 @@ def _remove_stale_receipts(client: store.MlflowClient, models: Path) -> None:
             )
 
 
-def _remove_outdated_parameters(params: Params, models: Path, resolved: Path) -> None:
+def _renew_outdated_parameters(params: Params, models: Path, resolved: Path) -> None:
     if is_outdated(resolved, pin_all(params, models)):
-        resolved.unlink()
-        echo(f"preflight: the weights behind an init changed: {resolved} is to be made again")
+        echo(f"preflight: the weights behind an init changed: {resolved} is made again")
+        # Without `--force`, DVC would restore what it has for this params.yaml.
+        dvc(Path.cwd(), "repro", "--force", "--single-item", "params")
 
 
 def _check_version_control() -> None:

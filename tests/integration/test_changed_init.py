@@ -20,10 +20,10 @@ def test_preflight_makes_dvc_look_at_changed_starting_weights(tmp_path: Path) ->
         start.write_bytes(content)
         checked = clone.stage("preflight")
         assert checked.returncode == 0, checked.stdout
-        stages.append(clone.repro("params"))
+        stages.append(("is made again" in checked.stdout, clone.repro("params")))
         recipe = yaml.safe_load(resolved.read_text())["train"]["models"]["cnn"]
         assert recipe["init"] == f"start.pth#sha256={sha256_file(start)}"
-    assert stages == [["params"], [], ["params"], ["params"]]
+    assert stages == [(False, ["params"]), (False, []), (True, []), (True, [])]
     start.unlink()
     checked = clone.stage("preflight")
     assert checked.returncode == 2

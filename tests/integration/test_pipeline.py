@@ -196,7 +196,7 @@ def test_pulled_clone_registers_in_an_empty_registry_without_training(
     fresh = Clone(tmp_path / "fresh")
     fresh.run("dvc", "remote", "add", "-q", "--local", "-d", "store", str(tmp_path / "remote"))
     fresh.run("dvc", "pull", "-q", "--allow-missing")
-    assert sorted(fresh.repro()) == ["evaluate", "params", "register@cnn", "register@resnet"]
+    assert sorted(fresh.repro()) == ["evaluate", "register@cnn", "register@resnet"]
     assert [tags["validation_status"] for tags in fresh.versions().values()] == ["passed", "passed"]
     assert fresh.bytes_of("reports/metrics.json") == clone.bytes_of("reports/metrics.json")
     assert fresh.repro() == []
