@@ -63,7 +63,7 @@ def test_repro_stops_at_wrong_parameters_and_keeps_the_outs(broken: Clone) -> No
     assert "did you mean the architecture resnet18 or" in done.stdout, "its width is refused first"
     assert "Traceback" not in done.stdout
     broken.change("train.models.cnn.architecture", "cnn")
-    assert broken.repro() == ["params"], "DVC restores all other outs from its cache"
+    assert broken.repro() == [], "DVC restores everything from its cache"
     assert (broken.path / "models/cnn/weights.safetensors").read_bytes() == weights
 
 
