@@ -32,7 +32,7 @@ def run_range_test(plan: TrainingPlan, params: Params) -> RangeTest:
     Raises:
         UserError: the network does not take the images, or its loss is infinite from the start.
     """
-    architectures.check(plan.network)
+    architectures.check(plan.network, plan.recipe.train_sides)
     use_gpu = torch.cuda.is_available() and params.train.device != "cpu"
     device = torch.device("cuda" if use_gpu else "cpu")
     torch.set_num_threads(joblib.cpu_count())

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from components.params import ConstantSchedule
 from components.records.training import Epoch
 from components.training.config import LoopConfig
 from components.training.process_settings import prepare_process
@@ -42,30 +41,24 @@ class RangeTest:
     suggestion: float
 
 
-def find_learning_rate(
-    config: LoopConfig, *, precision: str = "fp32", steps: int = DEFAULT_STEPS
-) -> RangeTest:
-    """Train for some steps with a rate that rises exponentially from `LOWEST` to `HIGHEST`.
+def find_learning_rate(config: LoopConfig, *, steps: int = DEFAULT_STEPS) -> RangeTest:
+    """Train for some steps in fp32, with a rate that rises from `LOWEST` to `HIGHEST`.
 
-    The recipe's other settings stay as they are; the rates of a backbone, of layers and of Muon
-    rise in proportion. The test ends early when the loss has risen to four times its minimum.
+    It rises exponentially. The recipe's other settings stay as they are; the rates of a backbone,
+    of layers and of Muon rise in proportion. The test ends early, after ten steps at least, when
+    the loss has risen to four times its minimum.
     `config.callback` is called as in a training, but gets no checkpoint.
 
     Raises:
         UserError: the loss is infinite within the first steps.
     """
     prepare_process(config.device)
-    changes = {
-        "ema_decay": None,
-        "early_stopping": None,
-        "freeze_epochs": 0,
-        "schedule": ConstantSchedule(),
-    }
+    changes = {"ema_decay": None, "early_stopping": None, "freeze_epochs": 0}
     recipe = config.recipe.model_copy(update=changes)
     start = prepare_model(replace(config, recipe=recipe))
     config = start.config
     steps_per_epoch = math.ceil(len(config.train) / config.global_batch)
-    state = TrainState(start.trained, recipe, steps_per_epoch, precision, cuda_graphs=False)
+    state = TrainState(start.trained, recipe, steps_per_epoch, "fp32", cuda_graphs=False)
     state.schedule = LambdaLR(
         state.optimizer, lambda step: _rate(step, steps) / recipe.learning_rate
     )
@@ -75,7 +68,7 @@ def find_learning_rate(
         for loss in _train(config, state, steps):
             losses.append(loss)
             smoothed.append(_smooth(losses))
-            if loss > _DIVERGED * min(smoothed):
+            if len(losses) >= _MIN_STEPS and loss > _DIVERGED * min(smoothed):
                 break
     except DivergedError:
         if len(losses) < _MIN_STEPS:

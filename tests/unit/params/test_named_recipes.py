@@ -32,7 +32,7 @@ def test_one_word_gives_all_keys() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_keys_of_a_recipe_are_those_that_it_stands_for(name: str) -> None:
     expanded = Recipe.model_validate({"recipe": name})
-    written_out = Recipe.model_validate(RECIPES[name])  # type: ignore[index]
+    written_out = Recipe.model_validate(RECIPES[name])
     assert expanded.model_copy(update={"recipe": None}) == written_out
 
 
@@ -85,3 +85,14 @@ def test_stage_prints_what_a_recipe_stands_for(
     assert "epochs: 9" in printed
     written = yaml.safe_load(Path("out.yaml").read_text())["train"]["models"]["photos"]
     assert written["learning_rate"] == RECIPES["scratch_small"]["learning_rate"]
+
+
+@pytest.mark.parametrize("value", [["linear_probe"], {"name": "linear_probe"}, 3])
+def test_recipe_that_is_no_text_is_refused(
+    value: object, params_values: dict[str, Any], tmp_path: Path
+) -> None:
+    params_values["train"]["models"] = {"photos": {"recipe": value}}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(params_values))
+    with pytest.raises(UserError, match=r"photos\.recipe: found .*; known: 'linear_probe'"):
+        load_params(path)
