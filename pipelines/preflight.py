@@ -14,7 +14,7 @@ from components.data.sources.presence import check_present
 from components.dvc_cli import dvc, ignored_paths
 from components.errors import UserError
 from components.models.names import check_architecture
-from components.params import Params, Source, load_params
+from components.params import Source, load_params
 from components.ray_session.resources import WorkerRequest, check_local_capacity
 from components.ray_session.session import check_cluster
 from components.records.receipt import Receipt
@@ -42,7 +42,8 @@ def run(models: Path, resolved: Path = RESOLVED) -> None:
     params = load_params()
     settings = params.train
     request = WorkerRequest(settings.num_workers.min, settings.cpus_per_worker)
-    connect = cache(store.connect)  # the receipts are read through the client of the check
+    connect = cache(store.connect)  # one client for all that asks the store
+    pins = partial(pin_all, params, models, connect)
     _run_checks(
         _check_version_control,
         partial(_check_raw_files, params.preprocess.source),
@@ -53,7 +54,7 @@ def run(models: Path, resolved: Path = RESOLVED) -> None:
         ),
         check_cluster,
         connect,
-        partial(_renew_outdated_parameters, params, models, resolved),
+        partial(_renew_outdated_parameters, pins, resolved),
     )
     _remove_stale_receipts(connect(), models)
 
@@ -85,8 +86,8 @@ def _remove_stale_receipts(client: store.MlflowClient, models: Path) -> None:
             )
 
 
-def _renew_outdated_parameters(params: Params, models: Path, resolved: Path) -> None:
-    if is_outdated(resolved, pin_all(params, models)):
+def _renew_outdated_parameters(pins: Callable[[], dict[str, str]], resolved: Path) -> None:
+    if is_outdated(resolved, pins()):
         echo(f"preflight: the weights behind an init changed: {resolved} is made again")
         # Without `--force`, DVC would restore what it has for this params.yaml.
         dvc(Path.cwd(), "repro", "--force", "--single-item", "params")

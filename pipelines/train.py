@@ -45,10 +45,8 @@ def run(model: str, train: Path, val: Path, out: Path, params_file: Path = PARAM
         KeyboardInterrupt: interrupted; the state is in a checkpoint.
     """
     params = load_params(params_file)
-    recipe = params.train.models.get(model)
-    init = recipe.init if recipe else None
-    with exclusive_lock(_lock_path(out), str(out)), open_registered(init) as registered:
-        plan = make_plan(params, model, train, val, registered)
+    with exclusive_lock(_lock_path(out), str(out)):
+        plan = _plan(params, model, train, val)
         request = WorkerRequest(params.train.num_workers.min, params.train.cpus_per_worker)
         check_local_capacity(request, params.train.device, params.train.precision)
         job, trained = _train(plan, params, request)
@@ -72,17 +70,22 @@ def find_learning_rate(
         UserError: parameters or data are wrong, or the loss is infinite from the start.
     """
     params = load_params(params_file)
-    recipe = params.train.models.get(model)
-    with open_registered(recipe.init if recipe else None) as registered:
-        plan = make_plan(params, model, train, val, registered)
-        from components.orchestration.range_test import plot_range_test, run_range_test
+    plan = _plan(params, model, train, val)
+    from components.orchestration.range_test import plot_range_test, run_range_test
 
-        test = run_range_test(plan, params)
+    test = run_range_test(plan, params)
     plot_range_test(test, model, out)
     echo(
         f"{model}: learning_rate: {test.suggestion:.2g} is where the loss falls fastest (now "
         f"{plan.recipe.learning_rate:g}); {out} shows the losses of {len(test.rates)} steps"
     )
+
+
+def _plan(params: Params, model: str, train: Path, val: Path) -> TrainingPlan:
+    """Return the plan of a training, whose starting weights may be a registered model's."""
+    recipe = params.train.models.get(model)
+    with open_registered(recipe.init if recipe else None) as registered:
+        return make_plan(params, model, train, val, registered)
 
 
 def _lock_path(out: Path) -> Path:

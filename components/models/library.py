@@ -123,11 +123,10 @@ def check_size(module: nn.Module, network: Network) -> None:
         UserError: It does not take such images. The message names square sizes that it takes.
     """
     height, width, channels = network.shape
-    classes = len(network.classes)
-    error = _try_size(module, height, width, channels, classes)
+    error = _try_size(module, network, height, width)
     if error is None:
         return
-    sizes = [s for s in _SIZES if _try_size(module, s, s, channels, classes) is None]
+    sizes = _list_sizes(module, network)
     option = "img_size" if network.architecture.startswith(TIMM) else "image_size"
     takes = f"it takes {', '.join(map(str, sizes))}, for example" if sizes else "no size works"
     raise UserError(
@@ -152,17 +151,10 @@ def check_train_size(
     Raises:
         UserError: It does not. The message names square sizes that it takes.
     """
-    channels = network.shape[2]
-    classes = len(network.classes)
-    error = _try_size(module, height, width, channels, classes, device)
+    error = _try_size(module, network, height, width, device)
     if error is None:
         return
-    largest = min(network.shape[:2])
-    sizes = [
-        size
-        for size in _SIZES
-        if size <= largest and _try_size(module, size, size, channels, classes, device) is None
-    ]
+    sizes = _list_sizes(module, network, min(network.shape[:2]), device)
     takes = f"set train_size to {' or '.join(map(str, sizes))}, or " if sizes else ""
     raise UserError(
         f"{network.architecture} for images of {network.shape[0]} x {network.shape[1]} cannot be "
@@ -170,11 +162,23 @@ def check_train_size(
     )
 
 
+def _list_sizes(
+    module: nn.Module, network: Network, largest: int = _SIZES[-1], device: str = "meta"
+) -> list[int]:
+    """Return sides of square images that a network takes, up to the largest that is asked for."""
+    return [
+        size
+        for size in _SIZES
+        if size <= largest and _try_size(module, network, size, size, device) is None
+    ]
+
+
 def _try_size(
-    module: nn.Module, height: int, width: int, channels: int, classes: int, device: str = "meta"
+    module: nn.Module, network: Network, height: int, width: int, device: str = "meta"
 ) -> str | None:
-    """Return the reason for which a network cannot take images, None if it can."""
-    images = torch.zeros((2, channels, height, width), device=device)
+    """Return the reason for which a network cannot take images of a size, None if it can."""
+    classes = len(network.classes)
+    images = torch.zeros((2, network.shape[2], height, width), device=device)
     for training in (True, False):
         module.train(training)
         try:

@@ -87,8 +87,8 @@ class Follower(ProgressBar):
         else:
             self._echo(
                 f"computed the features of {event.images:,} images once, in "
-                f"{format_duration(event.seconds)}: the backbone is frozen and nothing changes the "
-                "images"
+                f"{format_duration(event.seconds)}: the backbone is frozen, and at most a "
+                "flip changes the images"
             )
 
     def _show_epoch(self, event: EpochFinished) -> None:

@@ -275,7 +275,10 @@ class Recipe(Section):
         if self.init is None:
             raise ValueError("freeze_epochs needs init: the head would fit random features")
         if self.freeze_backbone:
-            raise ValueError("freeze_backbone freezes for ever, freeze_epochs at first; choose one")
+            raise ValueError(
+                "with freeze_backbone the backbone is never trained, with freeze_epochs it is "
+                "trained later; choose one"
+            )
         if self.freeze_epochs >= self.epochs:
             raise ValueError(
                 f"freeze_epochs is {self.freeze_epochs}, all of the epochs ({self.epochs}); lower "

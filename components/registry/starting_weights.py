@@ -22,18 +22,27 @@ if TYPE_CHECKING:
 _WEIGHTS = "weights.safetensors"
 
 
-def pin_all(params: Params, models: Path) -> dict[str, str]:
+def _connect() -> MlflowClient:
+    from components.tracking import store  # imports mlflow, which takes seconds
+
+    return store.connect()
+
+
+def pin_all(
+    params: Params, models: Path, connect: Callable[[], MlflowClient] = _connect
+) -> dict[str, str]:
     """Return `init` of each entry of `train.models` that has one, with its digest and version.
 
     Args:
         params: The parameters.
         models: Folder in which the pipeline puts a folder per model.
+        connect: Returns the client of the registry; called only for models of the registry.
 
     Raises:
         UserError: There are no such weights, they cannot be fetched or differ from a pin, or the
             pipeline itself makes the file.
     """
-    connect = cache(_connect)
+    connect = cache(connect)
     pinned = {}
     for model, recipe in params.train.models.items():
         if recipe.init is None:
@@ -127,9 +136,3 @@ def _look_up(client: MlflowClient, source: InitSource) -> tuple[InitSource, Rece
     )
     number = int(version.version) if "@" in source.location else None
     return replace(source, version=number, sha256=sha256), receipt
-
-
-def _connect() -> MlflowClient:
-    from components.tracking import store  # imports mlflow, which takes seconds
-
-    return store.connect()

@@ -23,7 +23,10 @@ class PrecisionProbed:
 
 @dataclass(frozen=True)
 class FeaturesComputed:
-    """Progress of computing the features of a frozen backbone, `done` of `images` images."""
+    """Progress of computing the features of a frozen backbone, `done` of `images` images.
+
+    The mirror images that a flip needs count as images.
+    """
 
     done: int
     images: int

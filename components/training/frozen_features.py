@@ -1,8 +1,8 @@
 """Features of a frozen backbone, computed once instead of in every epoch.
 
-Where the backbone is frozen for ever and no augmentation but a flip changes the images, the input
-of the head is one of two vectors in every epoch. They are computed once for every image, and the
-head alone is trained.
+A backbone that is never trained gives an image the same features in every epoch, if no augmentation
+changes the image. With flips there are two vectors of features. They are computed once for every
+image, and the head alone is trained.
 """
 
 from __future__ import annotations

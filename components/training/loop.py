@@ -83,7 +83,7 @@ def _train(config: LoopConfig, precision: str, resume: dict[str, Any] | None) ->
     start = prepare_model(config)
     config = start.config
     model = start.model
-    if start.trained is not model and precision == "auto":
+    if isinstance(start.trained, Head) and precision == "auto":
         precision = "fp32"  # a head alone takes too little time to gain from another
     if resume is not None:
         precision = resume["precision"]

@@ -20,7 +20,6 @@ from components.data.sources.base import (
     ImageSource,
     Refusal,
     is_printable,
-    name_some,
 )
 from components.data.sources.files.archive import is_archive, unpack
 from components.data.sources.files.kinds import count_ignored, describe_ignored, get_extension
@@ -33,16 +32,16 @@ from components.data.sources.files.location import (
 from components.data.sources.files.tree import FileInfo, FileTree, LocalTree
 from components.data.sources.image_folder import sort_files
 from components.data.sources.parquet_file import ParquetImageSource
+from components.data.sources.tables.checks import describe_columns, find_column
+from components.data.sources.tables.file import EXTENSIONS as TABLE_EXTENSIONS
 from components.data.sources.tables.file import read_table
 from components.data.sources.tables.paths import NOT_FOUND, FileIndex, normalize_paths, resolve
 from components.errors import UserError
 from components.params import CsvSource, Limits, ParquetSource
 from components.printable import escape_unprintable
 
-# Where a user names the images, for messages.
+# The argument of `predict` with which messages begin.
 _KEY = "SOURCE"
-_TABLE_EXTENSIONS = {"csv", "tsv", "xlsx", "xlsm", "json", "jsonl", "ndjson"}
-_MAX_COLUMNS_SHOWN = 20
 
 
 class Columns(NamedTuple):
@@ -92,7 +91,7 @@ def open_unlabelled(
     if extension == "parquet":
         return _open_parquet(location, limits, columns)
     parent, _, name = location.rpartition("/")
-    if extension in _TABLE_EXTENSIONS:
+    if extension in TABLE_EXTENSIONS:
         return _open_table(parent or ".", name, limits, columns)
     return _open_image(location, parent, name, limits)
 
@@ -198,13 +197,12 @@ def _select_paths(table: pd.DataFrame, columns: Columns, location: str) -> pd.Se
     """Return the cells of the column of paths that are not empty."""
     names = [str(name) for name in table.columns]
     wanted = columns.path.strip()
-    matches = [n for n, name in enumerate(names) if name == wanted]
-    matches = matches or [n for n, name in enumerate(names) if name.lower() == wanted.lower()]
+    matches = find_column(names, wanted)
     if len(matches) != 1:
-        shown = name_some(filter(None, names), _MAX_COLUMNS_SHOWN) or "none"
         number = "several columns" if matches else "no column"
         raise UserError(
-            f"{_KEY}: {location} has {number} called {wanted!r}; its columns: {shown}. "
+            f"{_KEY}: {location} has {number} called {wanted!r}; its columns: "
+            f"{describe_columns(names)}. "
             "--path-column names the one with the paths of the images"
         )
     cells: pd.Series = table.iloc[:, matches[0]].str.strip()

@@ -159,6 +159,16 @@ def _run_rank(
         dist.destroy_process_group()
 
 
+def assert_same_on_ranks_and_after_resume(steps: tuple[int, ...], **values: Any) -> None:
+    """Assert that neither a resume after any of `steps` nor three ranks change the result."""
+    recorder = Recorder()
+    expected = result_of(train(**values, callback=recorder))
+    for step in steps:
+        assert result_of(train(**values, resume=recorder.checkpoints[step])) == expected, step
+    single = run_on_ranks(1, train_on_rank, **values)
+    assert run_on_ranks(3, train_on_rank, **values) == single * 3
+
+
 def train_on_rank(**values: Any) -> Result:
     """Train with the given values on this rank, for `run_on_ranks`."""
     return result_of(train(**values))

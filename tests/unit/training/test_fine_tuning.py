@@ -15,8 +15,8 @@ from tests.unit.training.cases import (
     NETWORK,
     STEPS_PER_EPOCH,
     Recorder,
+    assert_same_on_ranks_and_after_resume,
     make_config,
-    result_of,
     run_on_ranks,
     train,
     train_on_rank,
@@ -51,12 +51,7 @@ def test_weights_do_not_depend_on_world_size_or_resume(
     initial: bytes, values: dict[str, Any]
 ) -> None:
     values = values | {"init": "x", "initial": initial, "micro_batches": 3, "epochs": 2}
-    recorder = Recorder()
-    expected = result_of(train(**values, callback=recorder))
-    for step in (0, 8, 9):  # epochs have 8 steps
-        assert result_of(train(**values, resume=recorder.checkpoints[step])) == expected
-    single = run_on_ranks(1, train_on_rank, **values)
-    assert run_on_ranks(3, train_on_rank, **values) == single * 3
+    assert_same_on_ranks_and_after_resume((0, 8, 9), **values)  # epochs have 8 steps
 
 
 def test_frozen_backbone_keeps_every_bit_and_the_head_learns(initial: bytes) -> None:

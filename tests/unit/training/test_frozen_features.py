@@ -20,11 +20,9 @@ from tests.unit.training.cases import (
     TRAIN,
     VAL,
     Recorder,
+    assert_same_on_ranks_and_after_resume,
     make_config,
-    result_of,
-    run_on_ranks,
     train,
-    train_on_rank,
 )
 
 FROZEN: dict[str, Any] = {
@@ -48,12 +46,7 @@ def test_weights_do_not_depend_on_world_size_or_resume(
     initial: bytes, extra: dict[str, Any]
 ) -> None:
     values = FROZEN | extra | {"initial": initial}
-    recorder = Recorder()
-    expected = result_of(train(**values, callback=recorder))
-    for step in (0, 11):
-        assert result_of(train(**values, resume=recorder.checkpoints[step])) == expected
-    single = run_on_ranks(1, train_on_rank, **values)
-    assert run_on_ranks(3, train_on_rank, **values) == single * 3
+    assert_same_on_ranks_and_after_resume((0, 11), **values)
 
 
 @pytest.mark.parametrize(("mirror", "flip"), [(False, 0.0), (True, 0.5)])

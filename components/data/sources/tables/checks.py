@@ -46,6 +46,18 @@ def check_columns(location: str, columns: dict[str, str | None], available: Sequ
         raise UserError(describe_missing_columns(location, missing, available))
 
 
+def find_column(names: Sequence[str], name: str) -> list[int]:
+    """Return the positions of the columns of a name, or of its spelling in other letters."""
+    name = name.strip()
+    matches = [n for n, other in enumerate(names) if other == name]
+    return matches or [n for n, other in enumerate(names) if other.casefold() == name.casefold()]
+
+
+def describe_columns(names: Iterable[str]) -> str:
+    """Return the names of the columns of a table for a message, up to twenty of them."""
+    return name_some([name for name in names if name], _MAX_COLUMNS_SHOWN) or "none"
+
+
 def describe_missing_columns(
     location: str, missing: dict[str, str], available: Sequence[str], otherwise: str = ""
 ) -> str:
@@ -58,8 +70,8 @@ def describe_missing_columns(
         otherwise: End of the message if no column is likely to be meant.
     """
     named = [f"{key} is {name!r}" for key, name in missing.items()]
-    columns = name_some([name for name in available if name], _MAX_COLUMNS_SHOWN)
-    message = f"{location} has no such column: {'; '.join(named)}; its columns: {columns or 'none'}"
+    columns = describe_columns(available)
+    message = f"{location} has no such column: {'; '.join(named)}; its columns: {columns}"
     likely = {
         key: names for key in missing if (names := _find_likely_columns(key, missing, available))
     }

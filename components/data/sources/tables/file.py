@@ -18,6 +18,8 @@ from components.data.sources.tables.text import read_delimited, read_json
 from components.errors import UserError
 from components.params import CsvSource
 
+EXTENSIONS = ("csv", "tsv", "xlsx", "xlsm", "json", "jsonl", "ndjson")
+"""Extensions of files that are certainly tables. A .txt file may be one."""
 _MAX_TABLE_BYTES = 1 << 32
 # Size of the unpacked XML. Excel's limit of a million rows takes some hundred MiB.
 _MAX_WORKBOOK_BYTES = 1 << 30
@@ -63,7 +65,7 @@ def read_table(tree: FileTree, settings: CsvSource, location: str) -> pd.DataFra
 
 
 def _list_tables(tree: FileTree) -> str:
-    suffixes = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".json", ".jsonl", ".ndjson", ".gz")
+    suffixes = (*(f".{extension}" for extension in EXTENSIONS), ".txt", ".gz")
     tables = [path for path, _ in tree.list_files().files if path.lower().endswith(suffixes)]
     return f"; in the folder are {name_some(tables)}" if tables else ", and the folder has none"
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from components.data.sources.base import name_some
 from components.data.sources.files.kinds import has_image_name
-from components.data.sources.tables.checks import describe_missing_columns
+from components.data.sources.tables.checks import describe_missing_columns, find_column
 from components.errors import UserError
 from components.params import CsvSource
 
@@ -112,10 +112,7 @@ def _find_columns(
     for key, name in columns.items():
         if name is None:
             continue
-        matches = [n for n, other in enumerate(names) if other == name.strip()]
-        matches = matches or [
-            n for n, other in enumerate(names) if other.casefold() == name.strip().casefold()
-        ]
+        matches = find_column(names, name)
         if len(matches) > 1:
             same = ", ".join(f"{names[n]!r}" for n in matches)
             raise UserError(
